@@ -1,0 +1,171 @@
+"""The public core: memory caching over whole batches."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mc_jax.caching.cache import Cache, empty_cache, grow
+from mc_jax.caching.chunked import chunked
+from mc_jax.caching.options import Options
+from mc_jax.caching.recurrent import recurrent
+from mc_jax.caching.segments import capacity_for
+from mc_jax.caching.validate import check_arrays, check_cache
+from mc_jax.errors import InputError
+from mc_jax.memory import DeepParams, get_rule
+from mc_jax.memory.network import accumulator
+from mc_jax.memory.rule import Rule
+from mc_jax.typing import Array, Float
+
+# The counter of tokens is one for all sequences and heads.
+_CACHE_AXES: Any = Cache(*(None, 0, 0, 0, 0, 0))  # type: ignore[arg-type]
+
+IMPLEMENTATIONS = ("chunked", "recurrent")
+
+
+def memory_caching(
+    q: Float[Array, "batch length heads head_dim"],
+    k: Float[Array, "batch length heads head_dim"],
+    v: Float[Array, "batch length heads head_dim"],
+    u: Array | None,
+    gates: Any,
+    params: DeepParams | None = None,
+    *,
+    rule: str = "linear",
+    aggregation: str = "grm",
+    segment_len: int = 256,
+    segmentation: str = "constant",
+    write_mode: str = "independent",
+    gate: str = "context",
+    top_k: int = 4,
+    chunk_len: int = 64,
+    mem_norm: str = "layer",
+    activation: str = "gelu",
+    initial_cache: Cache | None = None,
+    implementation: str | None = None,
+) -> tuple[Float[Array, "batch length heads head_dim"], Cache]:
+    """A recurrent memory that keeps its states and lets every token read them.
+
+    Each head of each sequence compresses its keys and values into a memory M, keeps the memory at
+    the end of every segment, and reads the running memory and the kept ones (arXiv 2602.24281,
+    eqs. 7 to 17). Queries, keys and values are taken as given: normalising, convolving and
+    activating them is the caller's work.
+
+    One call on a whole sequence, calls on pieces of it and calls token by token give the same
+    result, when each call is handed the cache of the one before.
+
+    Args:
+      q: queries.
+      k: keys.
+      v: values.
+      u: what the gate scores memories with. For `gate="context"` router queries, shaped as q: the
+        score of a memory is `<u_t, mean key of its segment>`. For "shared_query" None, or a
+        temperature [heads] on `<q_t, mean key>`. For "position" scores by distance
+        [batch, length, heads, distances]: entry 0 is the online memory's, entry i that of the
+        memory i segments back (with logarithmic segments, of level i - 1); the last entry serves
+        all that lie further. Not read by "none", nor where the aggregation has no gate.
+      gates: the rule's gates, arrays [batch, length, heads]: `LinearGates` or None, `SWLAGates`,
+        `DLAGates`, `TitansGates` of `mc_jax.memory`.
+      params: `mc_jax.memory.DeepParams` for MLP memories (dla, titans), None for matrices.
+      rule: how a memory is written: linear | swla | dla | titans.
+      aggregation: how memories are read. none: the plain RNN; residual: the sum of all reads;
+        grm: their gated sum; soup: one read of the gated sum of parameters; ssc: grm over the
+        online memory and the `top_k` best-scored cached ones.
+      segment_len: tokens between two cached memories; a multiple of `chunk_len`.
+      segmentation: constant | logarithmic (the prefix as a Fenwick tree of segments).
+      write_mode: independent (each segment starts afresh) | checkpoint (one continuing
+        recurrence, of which snapshots are kept).
+      gate: context | shared_query | position | none (every weight is 1). Read by grm, soup, ssc.
+      top_k: cached memories that ssc selects.
+      chunk_len: tokens compressed in parallel. MLP memories take their inner gradients at the
+        weights of the chunk's start, so there it is part of the meaning; 1 is the exact recurrence.
+      mem_norm: norm of an MLP memory: layer | none | weight_l2.
+      activation: of an MLP memory: gelu (exact) | gelu_tanh | silu | relu.
+      initial_cache: cache of an earlier call with the same options, to go on from.
+      implementation: chunked | recurrent; None picks recurrent for a single token.
+
+    Returns:
+      Outputs, shaped and typed as v, and the cache to continue from. Under `jit` a cache cannot
+      grow: see `mc_jax.reserve`.
+
+    Raises:
+      InputError: an option or an array that does not fit; it names the argument.
+    """
+    options = Options(aggregation, segment_len, segmentation, write_mode, gate, top_k, chunk_len)
+    the_rule = get_rule(rule, mem_norm=mem_norm, activation=activation)
+    check_arrays(options, the_rule, q, k, v, u, gates, params)
+    if implementation is None:
+        implementation = "recurrent" if q.shape[1] == 1 else "chunked"
+    if implementation not in IMPLEMENTATIONS:
+        raise InputError("implementation", implementation, " | ".join(IMPLEMENTATIONS) + " | None")
+    if not options.gated:
+        u = None
+    if initial_cache is not None:
+        expected = _empty(options, the_rule, q, gates, params, initial_cache.capacity)
+        check_cache(expected, initial_cache)
+        if options.caches and not isinstance(initial_cache.position, jax.core.Tracer):
+            length = int(initial_cache.position) + q.shape[1]
+            initial_cache = grow(initial_cache, capacity_for(length, segment_len, segmentation))
+    return _run(options, the_rule, implementation, q, k, v, u, gates, params, initial_cache)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _run(
+    options: Options,
+    rule: Rule,
+    implementation: str,
+    q: Array,
+    k: Array,
+    v: Array,
+    u: Array | None,
+    gates: Any,
+    params: DeepParams | None,
+    cache: Cache | None,
+) -> tuple[Array, Cache]:
+    fresh = cache is None
+    window = rule.window(gates)
+    if cache is None:
+        capacity = 0
+        if options.caches:
+            capacity = capacity_for(q.shape[1], options.segment_len, options.segmentation)
+
+    def head(q, k, v, u, gates, params, cache):
+        if cache is None:
+            dtype = accumulator(q.dtype)
+            cache = empty_cache(rule, options, params, q.shape[-1], window, dtype, capacity)
+        if implementation == "recurrent":
+            return recurrent(rule, options, params, q, k, v, u, gates, cache)
+        return chunked(rule, options, params, q, k, v, u, gates, cache, fresh)
+
+    temperature = u is not None and u.ndim == 1
+    axes = None if fresh else _CACHE_AXES
+    run = jax.vmap(
+        head,
+        in_axes=(1, 1, 1, 0 if temperature else 1, 1, 0, axes),
+        out_axes=(1, _CACHE_AXES),
+    )
+    run = jax.vmap(
+        run,
+        in_axes=(0, 0, 0, None if temperature else 0, 0, None, axes),
+        out_axes=(0, _CACHE_AXES),
+    )
+    return run(q, k, v, u, gates, params, cache)
+
+
+def _empty(
+    options: Options, rule: Rule, q: Array, gates: Any, params: DeepParams | None, capacity: int
+) -> Cache:
+    """Shapes of a cache with leading axes [batch, heads]."""
+
+    def one(params: DeepParams | None) -> Cache:
+        dtype = accumulator(q.dtype)
+        return empty_cache(rule, options, params, q.shape[-1], rule.window(gates), dtype, capacity)
+
+    def all_heads(params: DeepParams | None) -> Cache:
+        heads = jax.vmap(one, in_axes=0, out_axes=_CACHE_AXES, axis_size=q.shape[2])
+        cache = heads(params)
+        batched = jax.tree.map(lambda x: jnp.broadcast_to(x, (q.shape[0], *x.shape)), cache)
+        return batched._replace(position=cache.position)
+
+    return jax.eval_shape(all_heads, params)

@@ -1,0 +1,222 @@
+"""Memory caching in chunk-parallel form, for one head of one sequence.
+
+The call's tokens are laid out on the grid of segments and chunks; every segment is compressed by a
+scan over its chunks; then all tokens read the online memory and the cached ones at once.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mc_jax.caching import buckets
+from mc_jax.caching.cache import Cache, Memory, fits, memory_of
+from mc_jax.caching.options import Options
+from mc_jax.caching.read import LevelSlots, SharedSlots, read_memories
+from mc_jax.caching.router import gate_logits, gate_weights
+from mc_jax.caching.segments import Grid, visible_slots
+from mc_jax.caching.write import Written, write_segments
+from mc_jax.memory.chunk import Chunk, online_linear
+from mc_jax.memory.network import DeepParams, Linear, accumulator
+from mc_jax.memory.rule import Rule, norm_of
+from mc_jax.typing import Array
+
+
+class Keys(NamedTuple):
+    """What gates read of a call's keys.
+
+    Attributes:
+      own: causal mean of the own segment's keys [segments, tokens, head_dim].
+      sums: sum of each segment's keys so far [segments, head_dim].
+      means: mean key of each segment, if it is complete [segments, head_dim].
+    """
+
+    own: Array
+    sums: Array
+    means: Array
+
+
+class Stored(NamedTuple):
+    """Cached memories, before and with this call.
+
+    Attributes:
+      slots: as this call's tokens read them.
+      descriptors: their descriptors, [memories, head_dim] or one such a segment.
+      memories: as the cache keeps them.
+      kept_descriptors: their descriptors.
+    """
+
+    slots: SharedSlots | LevelSlots
+    descriptors: Array | None
+    memories: Memory | None
+    kept_descriptors: Array | None
+
+
+def chunked(
+    rule: Rule,
+    options: Options,
+    params: DeepParams | None,
+    q: Array,
+    k: Array,
+    v: Array,
+    u: Array | None,
+    gates: Any,
+    cache: Cache,
+    fresh: bool,
+) -> tuple[Array, Cache]:
+    """Outputs [length, head_dim] and the cache after the call.
+
+    Args:
+      rule: update rule.
+      options: static options.
+      params: learned parts of the rule.
+      q: queries [length, head_dim]; k and v alike.
+      k: keys.
+      v: values.
+      u: what the gate asks for.
+      gates: the rule's gates, leaves [length, ...].
+      cache: what came before; an empty one with room for this call's memories if `fresh`.
+      fresh: whether the sequence starts here.
+    """
+    grid = Grid(options, q.shape[0], 0 if fresh else cache.position)
+    written, streams = write_segments(rule, grid, params, k, v, gates, cache)
+    keys = _summarise(grid, k, cache) if options.routed else None
+    stored = _store(rule, grid, written, streams, keys, cache)
+    q_segments = grid.split(grid.place(q))
+    own_gate, gate = _gate(grid, u, q_segments, keys, stored)
+    online = _online(grid, written.chunks, q.dtype)
+    y = read_memories(
+        options, rule.network, norm_of(params), q_segments, online, own_gate, stored.slots, gate
+    )
+    y = grid.take(y).astype(v.dtype)
+    position = cache.position + grid.length
+    if not fresh:
+        y = jnp.where(fits(options, cache, position), y, jnp.nan)
+    return y, Cache(
+        position=position.astype(jnp.int32),
+        state=written.final,
+        key_sum=None if keys is None else _or_zero(keys.sums)[grid.ended],
+        memories=stored.memories,
+        descriptors=stored.kept_descriptors,
+        streams=jax.tree.map(lambda *x: jnp.stack(x), *(s.final for s in streams))
+        if streams
+        else cache.streams,
+    )
+
+
+def _or_zero(rows: Array) -> Array:
+    """Rows with one more, of zeros, for the segment that the next call starts."""
+    return jnp.concatenate([rows, jnp.zeros_like(rows[:1])])
+
+
+def _summarise(grid: Grid, k: Array, cache: Cache) -> Keys:
+    """Running sums and means of the keys, segment by segment (eqs. 10 and 16)."""
+    assert cache.key_sum is not None
+    keys = grid.split(grid.place(k).astype(cache.key_sum.dtype))
+    sums = jnp.cumsum(keys, 1).at[0].add(cache.key_sum)
+    own = sums / jnp.arange(1, grid.block_len + 1)[:, None].astype(sums.dtype)
+    return Keys(own, sums[:, -1], own[:, -1])
+
+
+def _online(grid: Grid, chunks: Chunk, dtype: jnp.dtype) -> Linear:
+    """The online memory's linear maps for inputs [segments, tokens, in]."""
+
+    def linear(name: str, x: Array) -> Array:
+        def one(chunk: Chunk, x: Array) -> Array:
+            return online_linear(chunk, dtype)(name, x)
+
+        x = x.reshape(grid.segments, grid.chunks, grid.options.chunk_len, -1)
+        y = jax.vmap(jax.vmap(one))(chunks, x)
+        return y.reshape(grid.segments, grid.block_len, -1)
+
+    return linear
+
+
+def _store(
+    rule: Rule,
+    grid: Grid,
+    written: Written,
+    streams: list[Written],
+    keys: Keys | None,
+    cache: Cache,
+) -> Stored:
+    """Add the call's memories to the cached ones."""
+    if not grid.options.caches:
+        return Stored(SharedSlots(None, 0), None, None, None)
+    ends = [memory_of(rule, grid.options, w.ends) for w in (written, *streams)]
+    means = None if keys is None else keys.means
+    if grid.options.segmentation == "logarithmic":
+        return _store_buckets(rule, grid, ends, means, cache)
+    return _store_stack(grid, ends[0], means, cache)
+
+
+def _store_stack(grid: Grid, ends: Memory, means: Array | None, cache: Cache) -> Stored:
+    """Constant segments: one stack, a slot a segment."""
+    room = cache.capacity
+
+    def store(slots: Array, new: Array) -> Array:
+        if grid.fresh:
+            return new[:room]
+        complete = grid.segment_complete.reshape(-1, *(1,) * (new.ndim - 1))
+        buffer = jnp.concatenate([slots, jnp.zeros_like(new)])
+        new = jnp.where(complete, new, 0)
+        return lax.dynamic_update_slice_in_dim(buffer, new, grid.first, 0)[:room]
+
+    memories, descriptors = jax.tree.map(store, (cache.memories, cache.descriptors), (ends, means))
+    # Nobody reads the memory of the call's last segment yet.
+    readable = min(room, grid.segments - 1) if grid.fresh else room
+    weights, seen = jax.tree.map(lambda x: x[:readable], (memories.weights, descriptors))
+    return Stored(SharedSlots(weights, readable), seen, memories, descriptors)
+
+
+def _store_buckets(
+    rule: Rule, grid: Grid, ends: list[Memory], means: Array | None, cache: Cache
+) -> Stored:
+    """Logarithmic segments: a slot a level; each segment reads the buckets of its own prefix."""
+    levels = cache.capacity
+    if not levels:
+        return Stored(LevelSlots([], 0), cache.descriptors, cache.memories, cache.descriptors)
+
+    def rows(tables: list, segment: Array) -> list:
+        return [
+            buckets.rows_for(table, segment, grid.first, level)
+            for level, table in enumerate(tables)
+        ]
+
+    def kept(tables: list) -> Any:
+        last = rows(tables, jnp.asarray(grid.first + grid.ended))
+        return jax.tree.map(lambda *x: jnp.stack(x), *last)
+
+    tables = buckets.tables(cache.memories, ends, levels, buckets.combine_for(rule, grid.options))
+    slots = LevelSlots([memory.weights for memory in rows(tables, grid.index)], levels)
+    if means is None:
+        return Stored(slots, None, kept(tables), None)
+    described = buckets.tables(cache.descriptors, [means], levels, buckets.mean)
+    seen = jnp.stack(rows(described, grid.index), 1)
+    return Stored(slots, seen, kept(tables), kept(described))
+
+
+def _gate(
+    grid: Grid, u: Array | None, q: Array, keys: Keys | None, stored: Stored
+) -> tuple[Array, Array]:
+    """Weights of the online memory [segments, tokens] and of the cached ones [..., memories]."""
+    options, dtype, count = grid.options, accumulator(q.dtype), stored.slots.count
+    visible, distance = visible_slots(options, grid.index, count)
+    if not options.gated:
+        weights = jnp.broadcast_to(visible[:, None].astype(dtype), (*q.shape[:2], count))
+        return jnp.ones(q.shape[:2], dtype), weights
+
+    def segment(u, q, own, descriptors, visible, distance):
+        scores = gate_logits(options, u, q, own, descriptors, distance)
+        return gate_weights(options, *scores, visible)
+
+    router_axis, descriptor_axis = None, None
+    if u is not None and u.ndim:
+        u, router_axis = grid.split(grid.place(u)), 0
+    if stored.descriptors is not None and stored.descriptors.ndim == 3:
+        descriptor_axis = 0
+    own = None if keys is None else keys.own
+    return jax.vmap(segment, (router_axis, 0, 0, descriptor_axis, 0, 0))(
+        u, q, own, stored.descriptors, visible, distance
+    )

@@ -1,0 +1,75 @@
+"""How memories are cached and read: the options of the core that are not the rule's."""
+
+import dataclasses
+
+from mc_jax.errors import InputError
+
+AGGREGATIONS = ("none", "residual", "grm", "soup", "ssc")
+GATES = ("context", "shared_query", "position", "none")
+SEGMENTATIONS = ("constant", "logarithmic")
+WRITE_MODES = ("independent", "checkpoint")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Static options of one call; see `mc_jax.memory_caching`.
+
+    Raises:
+      InputError: an option has a value that is not allowed, or two do not go together.
+    """
+
+    aggregation: str
+    segment_len: int
+    segmentation: str
+    write_mode: str
+    gate: str
+    top_k: int
+    chunk_len: int
+
+    def __post_init__(self) -> None:
+        """Check every option before anything is computed."""
+        for field, allowed in (
+            ("aggregation", AGGREGATIONS),
+            ("segmentation", SEGMENTATIONS),
+            ("write_mode", WRITE_MODES),
+            ("gate", GATES),
+        ):
+            if getattr(self, field) not in allowed:
+                raise InputError(field, getattr(self, field), " | ".join(allowed))
+        for field in ("segment_len", "top_k", "chunk_len"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(field, value, "an integer >= 1")
+        if self.caches and self.segment_len % self.chunk_len:
+            raise InputError(
+                "segment_len", self.segment_len, f"a multiple of chunk_len={self.chunk_len}"
+            )
+        if self.aggregation == "ssc" and self.gate == "none":
+            raise InputError(
+                "gate", "none", "context | shared_query | position: ssc selects memories by score"
+            )
+
+    @property
+    def caches(self) -> bool:
+        """Whether memories are kept at all; without, segments play no part."""
+        return self.aggregation != "none"
+
+    @property
+    def gated(self) -> bool:
+        """Whether reads are weighted by scores; otherwise every weight is 1."""
+        return self.aggregation in ("grm", "soup", "ssc") and self.gate != "none"
+
+    @property
+    def routed(self) -> bool:
+        """Whether scores come from the descriptors of the segments' content."""
+        return self.gated and self.gate in ("context", "shared_query")
+
+    @property
+    def block_len(self) -> int:
+        """Tokens between two points at which the running state is looked at."""
+        return self.segment_len if self.caches else self.chunk_len
+
+    @property
+    def resets(self) -> bool:
+        """Whether every segment starts from the initial state."""
+        return self.caches and self.write_mode == "independent"

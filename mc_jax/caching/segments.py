@@ -1,0 +1,144 @@
+"""Where tokens lie among segments and chunks, and which memories a segment sees."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax import lax
+
+from mc_jax.caching.options import Options
+from mc_jax.typing import Array
+
+
+def capacity_for(length: int, segment_len: int, segmentation: str) -> int:
+    """Memory slots that a sequence of `length` tokens fills.
+
+    One for each completed segment, or with logarithmic segmentation one for each binary digit of
+    their number.
+    """
+    completed = length // segment_len
+    return completed.bit_length() if segmentation == "logarithmic" else completed
+
+
+def visible_slots(options: Options, segment: Array, capacity: int) -> tuple[Array, Array]:
+    """Which memory slots the tokens of a segment read.
+
+    Args:
+      options: static options.
+      segment: absolute indices of segments [...].
+      capacity: number of slots.
+
+    Returns:
+      Whether each slot is visible, bool [..., capacity], and its distance as position gates count
+      it [..., capacity]: segments back, or one plus the level of a logarithmic bucket.
+    """
+    slot, segment = jnp.arange(capacity), jnp.asarray(segment)[..., None]
+    if options.segmentation == "logarithmic":
+        digits = (segment >> slot) & 1 == 1
+        return digits, jnp.broadcast_to(slot + 1, digits.shape)
+    return slot < segment, jnp.maximum(segment - slot, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A call's tokens laid out on the grid of segments and chunks.
+
+    The grid is counted from the start of the sequence. A call that continues a cache starts
+    anywhere in a segment: its tokens are moved `offset` places to the right in a buffer of whole
+    segments, and the places that hold no token are neutral.
+
+    Attributes:
+      options: static options.
+      length: tokens of the call.
+      position: tokens before the call; the Python integer 0 for a fresh sequence, else an array.
+    """
+
+    options: Options
+    length: int
+    position: int | Array
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the sequence starts here, so that everything about the grid is static."""
+        return isinstance(self.position, int)
+
+    @property
+    def block_len(self) -> int:
+        """Places of a segment in the buffer; a single short segment is not padded to its end."""
+        if self.fresh and self.length < self.options.block_len:
+            return -(-self.length // self.options.chunk_len) * self.options.chunk_len
+        return self.options.block_len
+
+    @property
+    def segments(self) -> int:
+        """Segments in the buffer."""
+        return -(-(self.length + (0 if self.fresh else self.block_len - 1)) // self.block_len)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of a segment."""
+        return self.block_len // self.options.chunk_len
+
+    @property
+    def offset(self) -> int | Array:
+        """Place of the call's first token in the buffer."""
+        return self.position % self.options.block_len
+
+    @property
+    def first(self) -> int | Array:
+        """Absolute index of the buffer's first segment."""
+        return self.position // self.options.block_len
+
+    @property
+    def ended(self) -> int | Array:
+        """Segments of the buffer that are complete when the call ends."""
+        return (self.offset + self.length) // self.options.block_len
+
+    @property
+    def index(self) -> Array:
+        """Absolute indices of the buffer's segments [segments]."""
+        return self.first + jnp.arange(self.segments)
+
+    @property
+    def valid(self) -> Array:
+        """Whether a place holds a token of this call, bool [segments * block_len]."""
+        place = jnp.arange(self.segments * self.block_len)
+        return (place >= self.offset) & (place < self.offset + self.length)
+
+    @property
+    def chunk_complete(self) -> Array:
+        """Whether this call writes a chunk's last token, bool [segments, chunks]."""
+        return self.split_chunks(self.valid)[:, :, -1]
+
+    @property
+    def segment_complete(self) -> Array:
+        """Whether this call writes a segment's last token, bool [segments]."""
+        return jnp.arange(self.segments) < self.ended
+
+    def place(self, x: Array, before: Array | None = None) -> Array:
+        """Buffer [segments * block_len, ...] with the tokens `x` [length, ...] in their places.
+
+        Args:
+          x: one row for each token.
+          before: rows [window, ...] to put right before them; the buffer is that much longer.
+        """
+        size = self.segments * self.block_len
+        if before is not None:
+            x = jnp.concatenate([before.astype(x.dtype), x])
+            size += before.shape[0]
+        if self.fresh:
+            return jnp.pad(x, [(0, size - x.shape[0])] + [(0, 0)] * (x.ndim - 1))
+        buffer = jnp.zeros((size, *x.shape[1:]), x.dtype)
+        return lax.dynamic_update_slice_in_dim(buffer, x, self.offset, 0)
+
+    def take(self, x: Array) -> Array:
+        """The call's tokens [length, ...] out of [segments, block_len, ...]."""
+        x = x.reshape(-1, *x.shape[2:])
+        return lax.dynamic_slice_in_dim(x, self.offset, self.length, 0)
+
+    def split(self, x: Array) -> Array:
+        """[segments * block_len, ...] as [segments, block_len, ...]."""
+        return x.reshape(self.segments, self.block_len, *x.shape[1:])
+
+    def split_chunks(self, x: Array) -> Array:
+        """[segments * block_len, ...] as [segments, chunks, chunk_len, ...]."""
+        return x.reshape(self.segments, self.chunks, self.options.chunk_len, *x.shape[1:])

@@ -1,0 +1,130 @@
+"""Matrix memories: linear attention and sliding-window linear attention (SWLA)."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mc_jax.memory.chunk import Coefficients, Factors
+from mc_jax.memory.decay import decay_products, log_decay
+from mc_jax.memory.network import MatrixNetwork, MatrixWeights
+from mc_jax.memory.rule import State, register
+from mc_jax.typing import Array, Float
+
+
+class LinearGates(NamedTuple):
+    """Gate of decayed linear attention; pass None instead for no decay.
+
+    Attributes:
+      alpha: retention in (0, 1].
+    """
+
+    alpha: Float[Array, "batch length heads"]
+
+
+class SWLAGates(NamedTuple):
+    """Gates of sliding-window linear attention (eqs. 26 and 28).
+
+    Attributes:
+      alpha: retention in (0, 1].
+      beta: weight with which the token written i steps back is written again, i = 1..c-1 on the
+        last axis; without that axis the window c is 2.
+      lam: weight of the token's own write.
+    """
+
+    alpha: Float[Array, "batch length heads"]
+    beta: Float[Array, "batch length heads *window"]
+    lam: Float[Array, "batch length heads"]
+
+
+class Writes(NamedTuple):
+    """Gates with logs taken; `scale[:, i]` is the weight of the token i steps back."""
+
+    log_alpha: Float[Array, " length"]
+    scale: Float[Array, "length window"]
+
+
+@dataclasses.dataclass(frozen=True)
+class MatrixRule:
+    """`M_t = alpha_t M_{t-1} + sum_{i<c} scale_t[i] v_{t-i} k_{t-i}ᵀ`, read as `M q`.
+
+    Linear attention is c = 1 with scale 1. The gradient of `-<M k, v>` is `-v kᵀ` whatever M is,
+    so there is no anchor, and chunks are only a way to compute.
+    """
+
+    gates_type: type
+
+    network = MatrixNetwork()
+    merges = True
+
+    def window(self, gates: Any) -> int:
+        """c - 1, read off beta's last axis."""
+        if not isinstance(gates, SWLAGates):
+            return 0
+        return 1 if gates.beta.ndim == gates.alpha.ndim else gates.beta.shape[-1]
+
+    def initial_state(self, params: Any, head_dim: int, window: int, dtype: jnp.dtype) -> State:
+        """Zeros: a matrix that holds nothing and `window` tokens to look back on."""
+        tokens = jnp.zeros((window, head_dim), dtype)
+        return State(
+            MatrixWeights(jnp.zeros((head_dim, head_dim), dtype)),
+            window=(tokens, tokens),
+            log_decay=jnp.zeros((), dtype),
+        )
+
+    def prepare(self, gates: Any, valid: Array, dtype: jnp.dtype) -> Writes:
+        """Log retention and write weights; both neutral where a token is padding."""
+        own = jnp.ones(valid.shape, dtype)
+        back = jnp.zeros((*valid.shape, 0), dtype)
+        if gates is None:
+            return Writes(jnp.zeros(valid.shape, dtype), valid[:, None].astype(dtype))
+        if isinstance(gates, SWLAGates):
+            own = gates.lam.astype(dtype)
+            back = gates.beta.astype(dtype).reshape(*valid.shape, -1)
+        scale = jnp.concatenate([own[:, None], back], -1)
+        return Writes(log_decay(gates.alpha, valid, dtype), jnp.where(valid[:, None], scale, 0))
+
+    def coefficients(self, prepared: Writes) -> Coefficients:
+        """`G(t, j) = sum_i A(t, j+i) scale_{j+i}[i]`, columns from `window` tokens before."""
+        total, products = decay_products(prepared.log_alpha)
+        window = prepared.scale.shape[1] - 1
+        # Token m = j + i writes token j, i steps back: column m - i, counted from -window.
+        written = [
+            jnp.pad(products * prepared.scale[:, i], ((0, 0), (window - i, i)))
+            for i in range(window + 1)
+        ]
+        grads = jnp.sum(jnp.stack(written), 0)
+        return Coefficients(total, grads, None, None, jnp.sum(prepared.log_alpha))
+
+    def factors(self, params: Any, state: State, k: Array, v: Array) -> Factors:
+        """Gradient `-v kᵀ` of `-<M k, v>` for the window's tokens and the chunk's."""
+        old_k, old_v = (x.astype(k.dtype) for x in state.window)
+        return Factors({"w": -jnp.concatenate([old_v, v])}, {"w": jnp.concatenate([old_k, k])})
+
+    def step(self, params: Any, state: State, k: Array, v: Array, gates: Any) -> State:
+        """One token of eq. 26."""
+        dtype = state.log_decay.dtype
+        writes = self.prepare(
+            None if gates is None else type(gates)(*(g[None] for g in gates)),
+            jnp.ones((1,), bool),
+            dtype,
+        )
+        window = state.window[0].shape[0]
+        k_recent = jnp.concatenate([state.window[0], k[None].astype(dtype)])
+        v_recent = jnp.concatenate([state.window[1], v[None].astype(dtype)])
+        write = jnp.einsum("w,wo,wi->oi", writes.scale[0, ::-1], v_recent, k_recent)
+        log_alpha = writes.log_alpha[0]
+        return state._replace(
+            weights=jax.tree.map(lambda w: jnp.exp(log_alpha) * w + write, state.weights),
+            window=(k_recent[1:], v_recent[1:]) if window else state.window,
+            log_decay=state.log_decay + log_alpha,
+        )
+
+    def end_chunk(self, params: Any, state: State) -> State:
+        """Nothing happens to a matrix at the end of a chunk."""
+        return state
+
+
+register("linear", lambda mem_norm, activation: MatrixRule(LinearGates))
+register("swla", lambda mem_norm, activation: MatrixRule(SWLAGates))

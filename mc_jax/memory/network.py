@@ -1,0 +1,119 @@
+"""The networks whose weights are the recurrent state.
+
+A network is written once, over an abstract linear map `linear(name, x)`. Where the map comes from
+decides what is read: a cached memory multiplies by its weights, the online memory goes through the
+chunk-parallel form (`mc_jax.memory.chunk`), a soup mixes several of them.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from mc_jax.typing import Array, Float
+
+Linear = Callable[[str, Array], Array]
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "silu": jax.nn.silu,
+    "relu": jax.nn.relu,
+}
+MEM_NORMS = ("layer", "none", "weight_l2")
+NORM_EPS = 1e-6
+
+
+class NormParams(NamedTuple):
+    """Affine of the memory norm; learned by the outer optimizer, not a fast weight."""
+
+    scale: Float[Array, "heads head_dim"]
+    bias: Float[Array, "heads head_dim"]
+
+
+class DeepParams(NamedTuple):
+    """Learned parts of an MLP memory: initial weights and, for `mem_norm="layer"`, the norm."""
+
+    w1: Float[Array, "heads head_dim hidden"]
+    w2: Float[Array, "heads hidden head_dim"]
+    norm: NormParams | None = None
+
+
+class MatrixWeights(NamedTuple):
+    """Fast weights of a matrix memory, `M(x) = w x`."""
+
+    w: Float[Array, "head_dim head_dim"]
+
+
+class MlpWeights(NamedTuple):
+    """Fast weights of an MLP memory."""
+
+    w1: Float[Array, "head_dim hidden"]
+    w2: Float[Array, "hidden head_dim"]
+
+
+Weights = MatrixWeights | MlpWeights
+
+
+class Network(Protocol):
+    """A memory as a function of its linear maps."""
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether mixing outputs and mixing parameters are the same thing."""
+        ...
+
+    def forward(self, linear: Linear, norm: NormParams | None, x: Array) -> Array:
+        """Output of the memory for inputs `x` [..., head_dim]."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class MatrixNetwork:
+    """`M(x) = W x`."""
+
+    is_linear = True
+
+    def forward(self, linear: Linear, norm: NormParams | None, x: Array) -> Array:
+        """Output of the memory for inputs `x` [..., head_dim]."""
+        return linear("w", x)
+
+
+@dataclasses.dataclass(frozen=True)
+class MlpNetwork:
+    """`M(x) = x + LN(W1 act(W2 x))`, the residual MLP of the paper's appendix B."""
+
+    activation: str
+    mem_norm: str
+    is_linear = False
+
+    def forward(self, linear: Linear, norm: NormParams | None, x: Array) -> Array:
+        """Output of the memory for inputs `x` [..., head_dim]."""
+        y = linear("w1", ACTIVATIONS[self.activation](linear("w2", x)))
+        if self.mem_norm == "layer":
+            y = y - jnp.mean(y, -1, keepdims=True)
+            y = y * jax.lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + NORM_EPS)
+            y = y * norm.scale + norm.bias
+        return x + y
+
+
+def matmul(x: Array, w: Array, dtype: jnp.dtype) -> Array:
+    """`x wᵀ` with inputs in `dtype`, accumulated in at least float32."""
+    return jnp.einsum(
+        "...i,oi->...o",
+        x.astype(dtype),
+        w.astype(dtype),
+        preferred_element_type=accumulator(dtype),
+    )
+
+
+def accumulator(dtype: jnp.dtype) -> jnp.dtype:
+    """The type of states and sums beside inputs of `dtype`: float32, or float64 under x64."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def linear_of(weights: Weights, dtype: jnp.dtype) -> Linear:
+    """The linear maps of one memory with fixed weights."""
+    return lambda name, x: matmul(x, getattr(weights, name), dtype)
