@@ -1,0 +1,275 @@
+"""Every setting of the model: its default, what it means, and the check that it can be used."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from mc_jax.caching import Options
+from mc_jax.errors import InputError
+from mc_jax.memory import ACTIVATIONS, MEM_NORMS, rule_names
+
+MIXERS = ("memory", "attention", "sliding")
+DTYPES = ("float32", "bfloat16")
+REMATS = ("none", "full", "dots")
+DECAYS = ("auto", "on", "off")
+MEMORY_IMPLEMENTATIONS = ("auto", "chunked", "recurrent")
+ATTENTION_IMPLEMENTATIONS = ("auto", "xla", "cudnn")
+
+_NAMES: dict[Any, str] = {
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+    bool: "True | False",
+    tuple[str, ...]: "a tuple of strings",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Config:
+    """Checks the type of every field and reads itself from a mapping."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not _has_type(value, field.type):
+                kind = _NAMES.get(field.type, "a group of keys")
+                raise InputError(self._path(field.name), value, kind)
+
+    @classmethod
+    def _path(cls, name: str) -> str:
+        """Dotted name of a field, as in the experiment's config."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from a mapping such as `config.model.to_dict()`; what is missing has its default.
+
+        Raises:
+          InputError: a key that does not exist, or a value that is not allowed.
+        """
+        fields = {field.name: field.type for field in dataclasses.fields(cls)}
+        arguments = {}
+        for name, value in values.items():
+            if name not in fields:
+                raise InputError(cls._path(name), value, "only the keys " + ", ".join(fields))
+            kind = fields[name]
+            if isinstance(kind, type) and issubclass(kind, _Config) and isinstance(value, Mapping):
+                value = kind.from_dict(value)
+            arguments[name] = tuple(value) if isinstance(value, list) else value
+        return cls(**arguments)
+
+    def _check_choice(self, name: str, allowed: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value not in allowed:
+            raise InputError(self._path(name), value, " | ".join(allowed))
+
+    def _check_at_least(self, least: int, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value < least:
+                raise InputError(self._path(name), value, f"an integer >= {least}")
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    if kind == tuple[str, ...]:
+        return isinstance(value, tuple) and all(isinstance(entry, str) for entry in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryConfig(_Config):
+    """A memory layer: how memories are written, cached and read. Keys of `config.model.memory`."""
+
+    # How a memory is written: linear | swla | dla | titans.
+    rule: str = "linear"
+    # How memories are read: none (the plain RNN) | residual | grm | soup | ssc.
+    aggregation: str = "grm"
+    # Tokens between two cached memories; a multiple of chunk_len.
+    segment_len: int = 256
+    # constant | logarithmic (the prefix as binary digits; with grm this is Log-Linear++).
+    segmentation: str = "constant"
+    # independent (each segment starts afresh) | checkpoint (snapshots of one recurrence).
+    write_mode: str = "independent"
+    # Scores of grm, soup and ssc: context | shared_query | position | none (every weight 1).
+    gate: str = "context"
+    # Cached memories that ssc selects for a token.
+    top_k: int = 4
+    # Tokens compressed in parallel; for dla and titans part of the meaning.
+    chunk_len: int = 64
+    # Tokens that one write of swla spans: the c of eq. 26.
+    window: int = 2
+    # Whether memories forget: auto (dla does, linear does not) | on | off. swla and titans always
+    # do, with a learned retention.
+    decay: str = "auto"
+    # Hidden width of an MLP memory over the head's width.
+    expansion: int = 4
+    # Activation of an MLP memory: gelu | gelu_tanh | silu | relu.
+    activation: str = "gelu"
+    # Norm of an MLP memory: layer | none | weight_l2.
+    mem_norm: str = "layer"
+    # Width of the causal convolution over queries, keys and values.
+    conv_width: int = 4
+    # Distances that gate="position" tells apart; the last serves all that lie further.
+    position_slots: int = 64
+    # auto | chunked | recurrent (the equations token by token, slow).
+    implementation: str = "auto"
+
+    @classmethod
+    def _path(cls, name: str) -> str:
+        return f"model.memory.{name}"
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+          InputError: a value that is not allowed, or two that do not go together.
+        """
+        super().__post_init__()
+        self._check_choice("rule", rule_names())
+        try:
+            self.options  # noqa: B018 (the core checks its own options)
+        except InputError as error:
+            raise InputError(self._path(error.field), error.found, error.allowed) from None
+        self._check_choice("decay", DECAYS)
+        self._check_choice("activation", tuple(ACTIVATIONS))
+        self._check_choice("mem_norm", MEM_NORMS)
+        self._check_choice("implementation", MEMORY_IMPLEMENTATIONS)
+        self._check_at_least(1, "window", "expansion", "conv_width", "position_slots")
+        if self.rule in ("swla", "titans") and self.decay == "off":
+            raise InputError(
+                self._path("decay"), "off", f"auto | on: the retention is part of {self.rule}"
+            )
+
+    @property
+    def options(self) -> Options:
+        """What the core calls the options of caching."""
+        return Options(
+            self.aggregation,
+            self.segment_len,
+            self.segmentation,
+            self.write_mode,
+            self.gate,
+            self.top_k,
+            self.chunk_len,
+        )
+
+    @property
+    def deep(self) -> bool:
+        """Whether memories are MLPs rather than matrices."""
+        return self.rule in ("dla", "titans")
+
+    @property
+    def decays(self) -> bool:
+        """Whether memories forget, by a learned retention."""
+        return self.decay == "on" or (self.decay == "auto" and self.rule != "linear")
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionConfig(_Config):
+    """Softmax attention with RoPE. Keys of `config.model.attention`."""
+
+    # Tokens that a "sliding" layer sees, its own among them.
+    window: int = 256
+    # Base of the rotary embedding's wavelengths.
+    rope_theta: float = 10000.0
+    # auto | xla | cudnn, of jax.nn.dot_product_attention.
+    implementation: str = "auto"
+
+    @classmethod
+    def _path(cls, name: str) -> str:
+        return f"model.attention.{name}"
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+          InputError: a value that is not allowed.
+        """
+        super().__post_init__()
+        self._check_at_least(1, "window")
+        self._check_choice("implementation", ATTENTION_IMPLEMENTATIONS)
+        if not self.rope_theta > 1:
+            raise InputError(self._path("rope_theta"), self.rope_theta, "a number > 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig(_Config):
+    """The language model. Keys of `config.model`."""
+
+    # Size of the vocabulary; at least the tokenizer's, which for bytes is 257.
+    vocab_size: int = 257
+    # Width of the residual stream.
+    dim: int = 128
+    # Blocks: a mixer and a feed-forward each.
+    num_layers: int = 4
+    # Heads of memories and of attention; a divisor of dim.
+    num_heads: int = 4
+    # Hidden width of the SwiGLU feed-forward; 0 leaves it out.
+    mlp_dim: int = 384
+    # Mixers, cycled over the blocks: memory | attention | sliding. Transformer++ is
+    # ("attention",); num_layers is a multiple of the pattern's length.
+    pattern: tuple[str, ...] = ("memory",)
+    # Whether the head is the embedding's transpose.
+    tie_embeddings: bool = True
+    # Type that activations and matmuls run in: float32 | bfloat16. Parameters, gates and the
+    # memories' states are always float32.
+    dtype: str = "float32"
+    # One compiled body for all repetitions of the pattern, which a deep model compiles much
+    # faster; unrolled, a shallow one compiles and runs faster.
+    scan_layers: bool = False
+    # What the backward pass computes again, per block: none | full (everything) | dots
+    # (everything but the matmuls with weights).
+    remat: str = "none"
+    # Memory layers.
+    memory: MemoryConfig = MemoryConfig()
+    # Attention layers.
+    attention: AttentionConfig = AttentionConfig()
+
+    @classmethod
+    def _path(cls, name: str) -> str:
+        return f"model.{name}"
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+          InputError: a value that is not allowed, or two that do not go together.
+        """
+        super().__post_init__()
+        self._check_at_least(2, "vocab_size")
+        self._check_at_least(1, "dim", "num_layers", "num_heads")
+        self._check_at_least(0, "mlp_dim")
+        self._check_choice("dtype", DTYPES)
+        self._check_choice("remat", REMATS)
+        if not self.pattern or any(mixer not in MIXERS for mixer in self.pattern):
+            allowed = "a tuple of one or more of " + " | ".join(MIXERS)
+            raise InputError(self._path("pattern"), self.pattern, allowed)
+        if self.num_layers % len(self.pattern):
+            allowed = f"a multiple of the {len(self.pattern)} mixers of model.pattern"
+            raise InputError(self._path("num_layers"), self.num_layers, allowed)
+        if self.dim % self.num_heads:
+            allowed = f"a divisor of model.dim={self.dim}"
+            raise InputError(self._path("num_heads"), self.num_heads, allowed)
+        if set(self.pattern) != {"memory"} and self.head_dim % 2:
+            allowed = f"heads of even width for rotary attention, not {self.head_dim}"
+            raise InputError(self._path("num_heads"), self.num_heads, allowed)
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        return self.dim // self.num_heads
+
+    @property
+    def compute_dtype(self) -> jnp.dtype:
+        """`dtype` as JAX knows it."""
+        return jnp.dtype(self.dtype)
+
+
+def default_config() -> ConfigDict:
+    """Every key of `config.model` with its default; the comments stand beside the fields above."""
+    return ConfigDict(dataclasses.asdict(ModelConfig()))
