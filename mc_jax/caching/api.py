@@ -133,24 +133,25 @@ def _run(
     def head(q, k, v, u, gates, params, cache):
         if cache is None:
             dtype = accumulator(q.dtype)
-            cache = empty_cache(rule, options, params, q.shape[-1], window, dtype, capacity)
+            cache = empty_cache(rule, options, params, q.shape[0], window, dtype, capacity)
         if implementation == "recurrent":
             return recurrent(rule, options, params, q, k, v, u, gates, cache)
         return chunked(rule, options, params, q, k, v, u, gates, cache, fresh)
 
+    # One head of one sequence has its tokens on the last axis.
+    q, k, v, gates = jax.tree.map(lambda x: jnp.moveaxis(x, 1, -1), (q, k, v, gates))
     temperature = u is not None and u.ndim == 1
+    if u is not None and not temperature:
+        u = jnp.moveaxis(u, 1, -1)
     axes = None if fresh else _CACHE_AXES
-    run = jax.vmap(
-        head,
-        in_axes=(1, 1, 1, 0 if temperature else 1, 1, 0, axes),
-        out_axes=(1, _CACHE_AXES),
-    )
-    run = jax.vmap(
-        run,
+    heads = jax.vmap(head, in_axes=(0, 0, 0, 0, 0, 0, axes), out_axes=(0, _CACHE_AXES))
+    sequences = jax.vmap(
+        heads,
         in_axes=(0, 0, 0, None if temperature else 0, 0, None, axes),
         out_axes=(0, _CACHE_AXES),
     )
-    return run(q, k, v, u, gates, params, cache)
+    y, cache = sequences(q, k, v, u, gates, params, cache)
+    return jnp.moveaxis(y, -1, 1), cache
 
 
 def _empty(

@@ -27,7 +27,7 @@ class Keys(NamedTuple):
     """What gates read of a call's keys.
 
     Attributes:
-      own: causal mean of the own segment's keys [segments, tokens, head_dim].
+      own: causal mean of the own segment's keys [head_dim, tokens].
       sums: sum of each segment's keys so far [segments, head_dim].
       means: mean key of each segment, if it is complete [segments, head_dim].
     """
@@ -65,29 +65,29 @@ def chunked(
     cache: Cache,
     fresh: bool,
 ) -> tuple[Array, Cache]:
-    """Outputs [length, head_dim] and the cache after the call.
+    """Outputs [head_dim, length] and the cache after the call.
 
     Args:
       rule: update rule.
       options: static options.
       params: learned parts of the rule.
-      q: queries [length, head_dim]; k and v alike.
+      q: queries [head_dim, length]; k and v alike.
       k: keys.
       v: values.
       u: what the gate asks for.
-      gates: the rule's gates, leaves [length, ...].
+      gates: the rule's gates, leaves [..., length].
       cache: what came before; an empty one with room for this call's memories if `fresh`.
       fresh: whether the sequence starts here.
     """
-    grid = Grid(options, q.shape[0], 0 if fresh else cache.position)
+    grid = Grid(options, q.shape[1], 0 if fresh else cache.position)
     written, streams = write_segments(rule, grid, params, k, v, gates, cache)
     keys = _summarise(grid, k, cache) if options.routed else None
     stored = _store(rule, grid, written, streams, keys, cache)
-    q_segments = grid.split(grid.place(q))
-    own_gate, gate = _gate(grid, u, q_segments, keys, stored)
+    q = grid.place(q)
+    own_gate, gate = _gate(grid, u, q, keys, stored)
     online = _online(grid, written.chunks, q.dtype)
     y = read_memories(
-        options, rule.network, norm_of(params), q_segments, online, own_gate, stored.slots, gate
+        options, rule.network, norm_of(params), q, online, own_gate, stored.slots, gate
     )
     y = grid.take(y).astype(v.dtype)
     position = cache.position + grid.length
@@ -113,22 +113,21 @@ def _or_zero(rows: Array) -> Array:
 def _summarise(grid: Grid, k: Array, cache: Cache) -> Keys:
     """Running sums and means of the keys, segment by segment (eqs. 10 and 16)."""
     assert cache.key_sum is not None
-    keys = grid.split(grid.place(k).astype(cache.key_sum.dtype))
-    sums = jnp.cumsum(keys, 1).at[0].add(cache.key_sum)
-    own = sums / jnp.arange(1, grid.block_len + 1)[:, None].astype(sums.dtype)
-    return Keys(own, sums[:, -1], own[:, -1])
+    keys = grid.by_segment(grid.place(k).astype(cache.key_sum.dtype))
+    sums = jnp.cumsum(keys, -1).at[:, 0].add(cache.key_sum[:, None])
+    own = sums / jnp.arange(1, grid.block_len + 1, dtype=sums.dtype)
+    return Keys(own.reshape(k.shape[0], -1), sums[:, :, -1].T, own[:, :, -1].T)
 
 
 def _online(grid: Grid, chunks: Chunk, dtype: jnp.dtype) -> Linear:
-    """The online memory's linear maps for inputs [segments, tokens, in]."""
+    """The online memory's linear maps for inputs [in, tokens]."""
 
     def linear(name: str, x: Array) -> Array:
         def one(chunk: Chunk, x: Array) -> Array:
             return online_linear(chunk, dtype)(name, x)
 
-        x = x.reshape(grid.segments, grid.chunks, grid.options.chunk_len, -1)
-        y = jax.vmap(jax.vmap(one))(chunks, x)
-        return y.reshape(grid.segments, grid.block_len, -1)
+        every = jax.vmap(jax.vmap(one, in_axes=(0, 1), out_axes=1), in_axes=(0, 1), out_axes=1)
+        return every(chunks, grid.by_chunk(x)).reshape(-1, grid.tokens)
 
     return linear
 
@@ -167,7 +166,8 @@ def _store_stack(grid: Grid, ends: Memory, means: Array | None, cache: Cache) ->
     # Nobody reads the memory of the call's last segment yet.
     readable = min(room, grid.segments - 1) if grid.fresh else room
     weights, seen = jax.tree.map(lambda x: x[:readable], (memories.weights, descriptors))
-    return Stored(SharedSlots(weights, readable), seen, memories, descriptors)
+    stride = grid.block_len if grid.fresh else 0
+    return Stored(SharedSlots(weights, readable, stride), seen, memories, descriptors)
 
 
 def _store_buckets(
@@ -200,23 +200,13 @@ def _store_buckets(
 def _gate(
     grid: Grid, u: Array | None, q: Array, keys: Keys | None, stored: Stored
 ) -> tuple[Array, Array]:
-    """Weights of the online memory [segments, tokens] and of the cached ones [..., memories]."""
-    options, dtype, count = grid.options, accumulator(q.dtype), stored.slots.count
-    visible, distance = visible_slots(options, grid.index, count)
+    """Weights of the online memory [tokens] and of the cached ones [memories, tokens]."""
+    options, dtype = grid.options, accumulator(q.dtype)
+    visible, distance = visible_slots(options, grid.token_segment, stored.slots.count)
     if not options.gated:
-        weights = jnp.broadcast_to(visible[:, None].astype(dtype), (*q.shape[:2], count))
-        return jnp.ones(q.shape[:2], dtype), weights
-
-    def segment(u, q, own, descriptors, visible, distance):
-        scores = gate_logits(options, u, q, own, descriptors, distance)
-        return gate_weights(options, *scores, visible)
-
-    router_axis, descriptor_axis = None, None
+        return jnp.ones(q.shape[1], dtype), visible.astype(dtype)
     if u is not None and u.ndim:
-        u, router_axis = grid.split(grid.place(u)), 0
-    if stored.descriptors is not None and stored.descriptors.ndim == 3:
-        descriptor_axis = 0
+        u = grid.place(u)
     own = None if keys is None else keys.own
-    return jax.vmap(segment, (router_axis, 0, 0, descriptor_axis, 0, 0))(
-        u, q, own, stored.descriptors, visible, distance
-    )
+    scores = gate_logits(options, u, q, own, stored.descriptors, distance)
+    return gate_weights(options, *scores, visible)

@@ -31,15 +31,16 @@ def recurrent(
     gates: Any,
     cache: Cache,
 ) -> tuple[Array, Cache]:
-    """Outputs [length, head_dim] and the cache after the call; arguments as `chunked.chunked`."""
+    """Outputs [head_dim, length] and the cache after the call; arguments as `chunked.chunked`."""
     per_token = u is not None and u.ndim > 0
+    tokens = (q[:, None], k[:, None], v[:, None], u[:, None] if per_token else None, gates)
 
     def step(cache: Cache, token: tuple) -> tuple[Cache, Array]:
         q, k, v, router, gates = token
         return _step(rule, options, params, q, k, v, router if per_token else u, gates, cache)
 
-    cache, y = lax.scan(step, cache, (q, k, v, u if per_token else None, gates))
-    return y.astype(v.dtype), cache
+    cache, y = lax.scan(step, cache, jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), tokens))
+    return jnp.moveaxis(y[..., 0], 0, -1).astype(v.dtype), cache
 
 
 def _step(
@@ -64,11 +65,11 @@ def _step(
     streams = cache.streams
     if streams is not None:
         streams = jax.vmap(write)(streams)
-    key_sum = None if cache.key_sum is None else cache.key_sum + k.astype(cache.key_sum.dtype)
+    key_sum = None if cache.key_sum is None else cache.key_sum + k[:, 0].astype(cache.key_sum.dtype)
     cache = cache._replace(position=position, state=state, key_sum=key_sum, streams=streams)
     y = _read(rule, options, params, q, u, cache)
     y = jnp.where(fits(options, cache, position), y, jnp.nan)
-    if options.caches:
+    if options.caches and cache.capacity:
         # Both branches exist once: what is large is copied only where a segment ends.
         ended = position % options.segment_len == 0
         cache = lax.cond(
@@ -90,28 +91,28 @@ def _read(
         return read(cache.state.weights)
     inside = cache.position - 1
     segment = inside // options.segment_len
-    visible, distance = visible_slots(options, segment, cache.capacity)
-    online_gate = jnp.ones((), accumulator(dtype))
+    visible, distance = visible_slots(options, segment[None], cache.capacity)
+    online_gate = jnp.ones((1,), accumulator(dtype))
     gate = visible.astype(accumulator(dtype))
     if options.gated:
         own = None
         if options.routed:
             assert cache.key_sum is not None
-            own = cache.key_sum[None] / (inside % options.segment_len + 1)
-        router = u[None] if u is not None and u.ndim else u
-        scores = gate_logits(options, router, q[None], own, cache.descriptors, distance)
-        online_gate, gate = (g[0] for g in gate_weights(options, *scores, visible))
+            own = cache.key_sum[:, None] / (inside % options.segment_len + 1)
+        scores = gate_logits(options, u, q, own, cache.descriptors, distance)
+        online_gate, gate = gate_weights(options, *scores, visible)
     assert cache.memories is not None
     memories = cache.memories.weights
     if options.aggregation == "soup":
         return read(
             jax.tree.map(
-                lambda own, kept: online_gate * own + jnp.tensordot(gate, kept, 1),
+                lambda own, kept: online_gate * own + jnp.tensordot(gate[:, 0], kept, 1),
                 cache.state.weights,
                 memories,
             )
         )
-    return online_gate * read(cache.state.weights) + gate @ jax.vmap(read)(memories)
+    reads = jax.vmap(read)(memories)
+    return online_gate * read(cache.state.weights) + jnp.sum(gate[:, None] * reads, 0)
 
 
 def _end_segment(rule: Rule, options: Options, params: DeepParams | None, cache: Cache) -> Cache:
@@ -138,7 +139,7 @@ def _end_segment(rule: Rule, options: Options, params: DeepParams | None, cache:
             descriptors = buckets.push(descriptors, [described], completed, room, buckets.mean)
     state = cache.state
     if options.resets:
-        window = 0 if state.window is None else state.window[0].shape[0]
+        window = 0 if state.window is None else state.window[0].shape[1]
         width = jax.tree.leaves(state.weights)[0].shape[-1]
         dtype = jax.tree.leaves(state.weights)[0].dtype
         initial = rule.initial_state(params, width, window, dtype)

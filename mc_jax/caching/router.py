@@ -11,45 +11,49 @@ from mc_jax.typing import Array, Bool, Float, Int
 def gate_logits(
     options: Options,
     u: Array | None,
-    q: Float[Array, "tokens head_dim"],
-    own: Float[Array, "tokens head_dim"] | None,
-    descriptors: Float[Array, "memories head_dim"] | None,
-    distance: Int[Array, " memories"],
-) -> tuple[Float[Array, " tokens"], Float[Array, "tokens memories"]]:
-    """Scores of the online and of the cached memories for tokens of one segment.
+    q: Float[Array, "head_dim tokens"],
+    own: Float[Array, "head_dim tokens"] | None,
+    descriptors: Array | None,
+    distance: Int[Array, "memories tokens"],
+) -> tuple[Float[Array, " tokens"], Float[Array, "memories tokens"]]:
+    """Scores of the online and of the cached memories.
 
     Args:
       options: static options, with a gate.
-      u: what the gate asks for: router queries [tokens, head_dim], a temperature [] or None, or
-        scores by distance [tokens, distances].
+      u: what the gate asks for: router queries [head_dim, tokens], a temperature [] or None, or
+        scores by distance [distances, tokens].
       q: queries.
       own: causal mean of the own segment's keys, the online memory's descriptor.
-      descriptors: mean keys of the cached segments.
+      descriptors: mean keys of the cached segments, [memories, head_dim], or [segments, memories,
+        head_dim] where each segment of the tokens sees its own.
       distance: how far back each memory lies, >= 1.
     """
     if options.gate == "position":
         scores = u.astype(jnp.promote_types(u.dtype, jnp.float32))
-        return scores[:, 0], scores[:, jnp.minimum(distance, u.shape[1] - 1)]
-    dtype = own.dtype
-    router = u if options.gate == "context" else q
-    router = router.astype(dtype)
+        return scores[0], jnp.take_along_axis(scores, jnp.minimum(distance, len(scores) - 1), 0)
+    router = (u if options.gate == "context" else q).astype(own.dtype)
     if options.gate == "shared_query" and u is not None:
-        router = router * u.astype(dtype)
-    return jnp.sum(router * own, -1), router @ descriptors.T
+        router = router * u.astype(own.dtype)
+    online = jnp.sum(router * own, 0)
+    if descriptors.ndim == 2:
+        return online, descriptors @ router
+    segments, memories, width = descriptors.shape
+    cached = jnp.einsum("snd,dst->nst", descriptors, router.reshape(width, segments, -1))
+    return online, cached.reshape(memories, -1)
 
 
 def gate_weights(
     options: Options,
     online: Float[Array, " tokens"],
-    cached: Float[Array, "tokens memories"],
-    visible: Bool[Array, " memories"],
-) -> tuple[Float[Array, " tokens"], Float[Array, "tokens memories"]]:
+    cached: Float[Array, "memories tokens"],
+    visible: Bool[Array, "memories tokens"],
+) -> tuple[Float[Array, " tokens"], Float[Array, "memories tokens"]]:
     """Softmax over the online and the visible cached memories; for ssc over the selected ones."""
     cached = jnp.where(visible, cached, -jnp.inf)
-    memories = cached.shape[-1]
+    memories = cached.shape[0]
     if options.aggregation == "ssc" and options.top_k < memories:
-        _, best = lax.top_k(cached, options.top_k)
-        selected = jnp.any(best[..., None] == jnp.arange(memories), -2)
+        _, best = lax.top_k(cached.T, options.top_k)
+        selected = jnp.any(best[..., None] == jnp.arange(memories), -2).T
         cached = jnp.where(selected, cached, -jnp.inf)
-    weights = jax.nn.softmax(jnp.concatenate([online[..., None], cached], -1))
-    return weights[..., 0], weights[..., 1:]
+    weights = jax.nn.softmax(jnp.concatenate([online[None], cached]), 0)
+    return weights[0], weights[1:]

@@ -20,18 +20,18 @@ def capacity_for(length: int, segment_len: int, segmentation: str) -> int:
 
 
 def visible_slots(options: Options, segment: Array, capacity: int) -> tuple[Array, Array]:
-    """Which memory slots the tokens of a segment read.
+    """Which memory slots tokens read.
 
     Args:
       options: static options.
-      segment: absolute indices of segments [...].
+      segment: absolute index of each token's segment [tokens].
       capacity: number of slots.
 
     Returns:
-      Whether each slot is visible, bool [..., capacity], and its distance as position gates count
-      it [..., capacity]: segments back, or one plus the level of a logarithmic bucket.
+      Whether a slot is visible, bool [capacity, tokens], and its distance as position gates count
+      it: segments back, or one plus the level of a logarithmic bucket.
     """
-    slot, segment = jnp.arange(capacity), jnp.asarray(segment)[..., None]
+    slot = jnp.arange(capacity)[:, None]
     if options.segmentation == "logarithmic":
         digits = (segment >> slot) & 1 == 1
         return digits, jnp.broadcast_to(slot + 1, digits.shape)
@@ -100,45 +100,58 @@ class Grid:
 
     @property
     def valid(self) -> Array:
-        """Whether a place holds a token of this call, bool [segments * block_len]."""
-        place = jnp.arange(self.segments * self.block_len)
+        """Whether a place holds a token of this call, bool [tokens]."""
+        place = jnp.arange(self.tokens)
         return (place >= self.offset) & (place < self.offset + self.length)
 
     @property
     def chunk_complete(self) -> Array:
         """Whether this call writes a chunk's last token, bool [segments, chunks]."""
-        return self.split_chunks(self.valid)[:, :, -1]
+        return self.by_chunk(self.valid)[:, :, -1]
 
     @property
     def segment_complete(self) -> Array:
         """Whether this call writes a segment's last token, bool [segments]."""
         return jnp.arange(self.segments) < self.ended
 
+    @property
+    def tokens(self) -> int:
+        """Places of the buffer."""
+        return self.segments * self.block_len
+
+    @property
+    def token_segment(self) -> Array:
+        """Absolute index of the segment of every place [tokens]."""
+        return jnp.repeat(self.index, self.block_len)
+
     def place(self, x: Array, before: Array | None = None) -> Array:
-        """Buffer [segments * block_len, ...] with the tokens `x` [length, ...] in their places.
+        """Buffer [..., tokens] with the call's tokens `x` [..., length] in their places.
 
         Args:
-          x: one row for each token.
-          before: rows [window, ...] to put right before them; the buffer is that much longer.
+          x: tokens on the last axis.
+          before: tokens [..., window] to put right before them; the buffer is that much longer.
         """
-        size = self.segments * self.block_len
+        size = self.tokens
         if before is not None:
-            x = jnp.concatenate([before.astype(x.dtype), x])
-            size += before.shape[0]
+            x = jnp.concatenate([before.astype(x.dtype), x], -1)
+            size += before.shape[-1]
         if self.fresh:
-            return jnp.pad(x, [(0, size - x.shape[0])] + [(0, 0)] * (x.ndim - 1))
-        buffer = jnp.zeros((size, *x.shape[1:]), x.dtype)
-        return lax.dynamic_update_slice_in_dim(buffer, x, self.offset, 0)
+            return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])])
+        buffer = jnp.zeros((*x.shape[:-1], size), x.dtype)
+        return lax.dynamic_update_slice_in_dim(buffer, x, self.offset, -1)
 
     def take(self, x: Array) -> Array:
-        """The call's tokens [length, ...] out of [segments, block_len, ...]."""
-        x = x.reshape(-1, *x.shape[2:])
-        return lax.dynamic_slice_in_dim(x, self.offset, self.length, 0)
+        """The call's tokens [..., length] out of a buffer [..., tokens]."""
+        return lax.dynamic_slice_in_dim(x, self.offset, self.length, -1)
 
-    def split(self, x: Array) -> Array:
-        """[segments * block_len, ...] as [segments, block_len, ...]."""
-        return x.reshape(self.segments, self.block_len, *x.shape[1:])
+    def by_segment(self, x: Array) -> Array:
+        """[..., tokens] as [..., segments, block_len]."""
+        return x.reshape(*x.shape[:-1], self.segments, self.block_len)
 
-    def split_chunks(self, x: Array) -> Array:
-        """[segments * block_len, ...] as [segments, chunks, chunk_len, ...]."""
-        return x.reshape(self.segments, self.chunks, self.options.chunk_len, *x.shape[1:])
+    def by_chunk(self, x: Array) -> Array:
+        """[..., tokens] as [..., segments, chunks, chunk_len]."""
+        return x.reshape(*x.shape[:-1], self.segments, self.chunks, self.options.chunk_len)
+
+    def chunks_first(self, x: Array) -> Array:
+        """[..., tokens] as [segments, chunks, ..., chunk_len]."""
+        return jnp.moveaxis(self.by_chunk(x), (-3, -2), (0, 1))

@@ -56,9 +56,9 @@ def write_segments(
       rule: update rule.
       grid: where the tokens lie.
       params: learned parts of the rule.
-      k: keys [length, head_dim].
-      v: values [length, head_dim].
-      gates: the rule's gates, leaves [length, ...].
+      k: keys [head_dim, length].
+      v: values [head_dim, length].
+      gates: the rule's gates, leaves [..., length].
       cache: what came before.
 
     Returns:
@@ -86,28 +86,28 @@ def _inputs(
         state = state._replace(anchor=None)
     placed = jax.tree.map(grid.place, gates)
     prepared = rule.prepare(placed, grid.valid, dtype)
-    coefficients = jax.vmap(jax.vmap(rule.coefficients))(jax.tree.map(grid.split_chunks, prepared))
+    coefficients = jax.vmap(jax.vmap(rule.coefficients))(jax.tree.map(grid.chunks_first, prepared))
     window = None
     if state.window is None:
         k, v = grid.place(k), grid.place(v)
     else:
-        size = state.window[0].shape[0]
+        size = state.window[0].shape[1]
         buffers = [grid.place(x, old) for x, old in zip((k, v), state.window, strict=True)]
         window = tuple(_last(grid, buffer, size).astype(dtype) for buffer in buffers)
-        state = state._replace(window=tuple(b[:size].astype(dtype) for b in buffers))
-        k, v = (buffer[size:] for buffer in buffers)
-    inputs = Inputs(coefficients, grid.split_chunks(k), grid.split_chunks(v), grid.chunk_complete)
+        state = state._replace(window=tuple(b[:, :size].astype(dtype) for b in buffers))
+        k, v = (buffer[:, size:] for buffer in buffers)
+    inputs = Inputs(coefficients, grid.chunks_first(k), grid.chunks_first(v), grid.chunk_complete)
     return inputs, state, window
 
 
 def _last(grid: Grid, buffer: Array, size: int) -> Array:
     """The window after the call: the last tokens, without those of a segment that has ended."""
     end = grid.offset + grid.length
-    last = lax.dynamic_slice_in_dim(buffer, end, size, 0)
+    last = lax.dynamic_slice_in_dim(buffer, end, size, -1)
     if not grid.options.resets:
         return last
     inside = end - size + jnp.arange(size) >= grid.ended * grid.block_len
-    return jnp.where(inside[:, None], last, 0)
+    return jnp.where(inside, last, 0)
 
 
 def _scan_segments(
@@ -134,7 +134,7 @@ def _scan_segments(
 def _initial(rule: Rule, params: DeepParams | None, state: State) -> State:
     """The initial state in the form of `state`: without an anchor where that has none."""
     weights = jax.tree.leaves(state.weights)[0]
-    window = 0 if state.window is None else state.window[0].shape[0]
+    window = 0 if state.window is None else state.window[0].shape[1]
     initial = rule.initial_state(params, weights.shape[-1], window, weights.dtype)
     return initial._replace(anchor=None) if state.anchor is None else initial
 

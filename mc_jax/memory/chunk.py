@@ -26,15 +26,17 @@ class Coefficients(NamedTuple):
 
     Attributes:
       weights: A(t), the weight of W_0 in W_t.
-      grads: G(t, i), minus the weight of token i's gradient in W_t. With a sliding-window write of
-        `window` tokens the columns start that many tokens before the chunk.
+      rates: step size of each token's gradient.
+      grads: minus the weight of token i's step in W_t, at [i, t]; rates times this is G(t, i).
+        With a sliding-window write the rows start that many tokens before the chunk.
       momentum: c(t), the weight of S_0 in W_t; None without momentum.
-      momentum_end: (weight of S_0, minus the weights of the gradients) in the chunk's last S.
+      momentum_end: (weight of S_0, minus the weights of the steps) in the chunk's last S.
       log_decay: log of the chunk's total decay A(end).
     """
 
     weights: Float[Array, " chunk"]
-    grads: Float[Array, "chunk window_chunk"]
+    rates: Float[Array, " window_chunk"]
+    grads: Float[Array, "window_chunk chunk"]
     momentum: Float[Array, " chunk"] | None
     momentum_end: tuple[Float[Array, ""], Float[Array, " chunk"]] | None
     log_decay: Float[Array, ""]
@@ -43,8 +45,8 @@ class Coefficients(NamedTuple):
 class Factors(NamedTuple):
     """Inner gradients of a chunk's tokens as outer products, per linear map."""
 
-    delta: dict[str, Float[Array, "window_chunk out"]]
-    inputs: dict[str, Float[Array, "window_chunk in"]]
+    delta: dict[str, Float[Array, "out window_chunk"]]
+    inputs: dict[str, Float[Array, "in window_chunk"]]
 
 
 class Chunk(NamedTuple):
@@ -61,8 +63,8 @@ def gradient_factors(
     norm: NormParams | None,
     loss: Loss,
     weights: Weights,
-    k: Float[Array, "chunk head_dim"],
-    v: Float[Array, "chunk head_dim"],
+    k: Float[Array, "head_dim chunk"],
+    v: Float[Array, "head_dim chunk"],
 ) -> Factors:
     """Gradients of `loss(M(k_i), v_i)` at fixed `weights`, one outer product a token.
 
@@ -75,28 +77,27 @@ def gradient_factors(
 
         def linear(name: str, x: Array) -> Array:
             inputs[name] = x
-            return matmul(x, getattr(weights, name), dtype) + offsets[name]
+            return matmul(getattr(weights, name), x, dtype) + offsets[name]
 
         return jnp.sum(loss(network.forward(linear, norm, k), v)), inputs
 
     offsets = {
-        name: jnp.zeros((k.shape[0], w.shape[0]), accumulator(dtype))
+        name: jnp.zeros((w.shape[0], k.shape[1]), accumulator(dtype))
         for name, w in weights._asdict().items()
     }
     return Factors(*jax.grad(total_loss, has_aux=True)(offsets))
 
 
 def online_linear(chunk: Chunk, dtype: jnp.dtype) -> Linear:
-    """The linear maps of the online memory: row t of `x` meets the weights of token t."""
+    """The linear maps of the online memory: column t of `x` meets the weights of token t."""
     coefficients = chunk.coefficients
 
-    def linear(name: str, x: Float[Array, "chunk in"]) -> Float[Array, "chunk out"]:
-        scores = matmul(x, chunk.factors.inputs[name], dtype) * coefficients.grads
-        y = coefficients.weights[:, None] * matmul(x, getattr(chunk.weights, name), dtype)
-        y = y - matmul(scores, chunk.factors.delta[name].T, dtype)
+    def linear(name: str, x: Float[Array, "in chunk"]) -> Float[Array, "out chunk"]:
+        scores = matmul(chunk.factors.inputs[name].T, x, dtype) * coefficients.grads
+        y = coefficients.weights * matmul(getattr(chunk.weights, name), x, dtype)
+        y = y - matmul(chunk.factors.delta[name] * coefficients.rates, scores, dtype)
         if chunk.momentum is not None:
-            s = getattr(chunk.momentum, name)
-            y = y + coefficients.momentum[:, None] * matmul(x, s, dtype)
+            y = y + coefficients.momentum * matmul(getattr(chunk.momentum, name), x, dtype)
         return y
 
     return linear
@@ -106,12 +107,12 @@ def advance(chunk: Chunk, dtype: jnp.dtype) -> tuple[Weights, Weights | None]:
     """Weights and momentum after the last token of the chunk."""
     coefficients, factors = chunk.coefficients, chunk.factors
 
-    def decayed_sum(name: str, scale: Array) -> Array:
-        delta = factors.delta[name] * scale[:, None]
-        return matmul(delta.T, factors.inputs[name].T, dtype)
+    def summed(name: str, scale: Array) -> Array:
+        delta = factors.delta[name] * (coefficients.rates * scale)
+        return matmul(delta, factors.inputs[name].T, dtype)
 
     weights = {
-        name: coefficients.weights[-1] * w - decayed_sum(name, coefficients.grads[-1])
+        name: coefficients.weights[-1] * w - summed(name, coefficients.grads[:, -1])
         for name, w in chunk.weights._asdict().items()
     }
     kind = type(chunk.weights)
@@ -120,5 +121,5 @@ def advance(chunk: Chunk, dtype: jnp.dtype) -> tuple[Weights, Weights | None]:
     decay, scale = coefficients.momentum_end
     momentum = chunk.momentum._asdict()
     weights = {name: w + coefficients.momentum[-1] * momentum[name] for name, w in weights.items()}
-    momentum = {name: decay * s - decayed_sum(name, scale) for name, s in momentum.items()}
+    momentum = {name: decay * s - summed(name, scale) for name, s in momentum.items()}
     return kind(**weights), kind(**momentum)

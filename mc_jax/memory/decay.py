@@ -21,10 +21,10 @@ def decay_products(
     """Cumulative decays of a chunk.
 
     Returns:
-      `A[t]`, the product of gates 0..t, and `P[t, i]`, the product of gates i+1..t for t >= i
-      and 0 above the diagonal.
+      `A[t]`, the product of gates 0..t, and `P[i, t]`, the product of gates i+1..t for t >= i
+      and 0 below the diagonal.
     """
     total = jnp.cumsum(log_gate)
-    causal = jnp.tril(jnp.ones((log_gate.shape[0],) * 2, bool))
-    # Masked before exp: above the diagonal exp would overflow and its gradient be NaN.
-    return jnp.exp(total), jnp.exp(jnp.where(causal, total[:, None] - total, -jnp.inf))
+    causal = jnp.triu(jnp.ones((log_gate.shape[0],) * 2, bool))
+    # Masked before exp: below the diagonal exp would overflow and its gradient be NaN.
+    return jnp.exp(total), jnp.exp(jnp.where(causal, total - total[:, None], -jnp.inf))

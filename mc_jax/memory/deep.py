@@ -53,12 +53,12 @@ class Steps(NamedTuple):
 
 def dot_product_loss(y: Array, v: Array) -> Array:
     """`-<M(k), v>`, DLA's inner loss."""
-    return -jnp.sum(y * v.astype(y.dtype), -1)
+    return -jnp.sum(y * v.astype(y.dtype), -2)
 
 
 def squared_error(y: Array, v: Array) -> Array:
     """`|M(k) - v|²`, Titans' inner loss; its gradient keeps the factor 2."""
-    return jnp.sum((y - v.astype(y.dtype)) ** 2, -1)
+    return jnp.sum((y - v.astype(y.dtype)) ** 2, -2)
 
 
 _LOSSES = {DLAGates: dot_product_loss, TitansGates: squared_error}
@@ -106,15 +106,16 @@ class DeepRule:
         total, products = decay_products(prepared.log_alpha)
         log_total = jnp.sum(prepared.log_alpha)
         if prepared.log_beta is None:
-            return Coefficients(total, products * prepared.eta, None, None, log_total)
+            return Coefficients(total, prepared.eta, products, None, None, log_total)
         kept, momenta = decay_products(prepared.log_beta)
-        applied = products * prepared.applied
-        grads = jnp.matmul(applied, momenta, precision=jax.lax.Precision.HIGHEST)
+        applied = prepared.applied[:, None] * products
+        precise = jax.lax.Precision.HIGHEST
         return Coefficients(
             total,
-            grads * prepared.eta,
-            jnp.matmul(applied, kept, precision=jax.lax.Precision.HIGHEST),
-            (kept[-1], momenta[-1] * prepared.eta),
+            prepared.eta,
+            jnp.matmul(momenta, applied, precision=precise),
+            jnp.matmul(kept, applied, precision=precise),
+            (kept[-1], momenta[:, -1]),
             log_total,
         )
 
@@ -129,7 +130,7 @@ class DeepRule:
 
         def loss(weights: MlpWeights) -> Array:
             y = self.network.forward(linear_of(weights, k.dtype), norm_of(params), k)
-            return _LOSSES[self.gates_type](y, v)
+            return jnp.sum(_LOSSES[self.gates_type](y, v))
 
         grads = jax.grad(loss)(state.anchor)
         dtype = jax.tree.leaves(state.weights)[0].dtype

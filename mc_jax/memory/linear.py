@@ -39,10 +39,10 @@ class SWLAGates(NamedTuple):
 
 
 class Writes(NamedTuple):
-    """Gates with logs taken; `scale[:, i]` is the weight of the token i steps back."""
+    """Gates with logs taken; `scale[i]` is the weight of the token i steps back."""
 
     log_alpha: Float[Array, " length"]
-    scale: Float[Array, "length window"]
+    scale: Float[Array, "window length"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class MatrixRule:
 
     def initial_state(self, params: Any, head_dim: int, window: int, dtype: jnp.dtype) -> State:
         """Zeros: a matrix that holds nothing and `window` tokens to look back on."""
-        tokens = jnp.zeros((window, head_dim), dtype)
+        tokens = jnp.zeros((head_dim, window), dtype)
         return State(
             MatrixWeights(jnp.zeros((head_dim, head_dim), dtype)),
             window=(tokens, tokens),
@@ -75,49 +75,47 @@ class MatrixRule:
 
     def prepare(self, gates: Any, valid: Array, dtype: jnp.dtype) -> Writes:
         """Log retention and write weights; both neutral where a token is padding."""
-        own = jnp.ones(valid.shape, dtype)
-        back = jnp.zeros((*valid.shape, 0), dtype)
         if gates is None:
-            return Writes(jnp.zeros(valid.shape, dtype), valid[:, None].astype(dtype))
+            return Writes(jnp.zeros(valid.shape, dtype), valid[None].astype(dtype))
+        scale = jnp.ones((1, *valid.shape), dtype)
         if isinstance(gates, SWLAGates):
-            own = gates.lam.astype(dtype)
-            back = gates.beta.astype(dtype).reshape(*valid.shape, -1)
-        scale = jnp.concatenate([own[:, None], back], -1)
-        return Writes(log_decay(gates.alpha, valid, dtype), jnp.where(valid[:, None], scale, 0))
+            own, back = gates.lam.astype(dtype), gates.beta.astype(dtype)
+            scale = jnp.concatenate([own[None], back.reshape(-1, *valid.shape)])
+        return Writes(log_decay(gates.alpha, valid, dtype), jnp.where(valid, scale, 0))
 
     def coefficients(self, prepared: Writes) -> Coefficients:
-        """`G(t, j) = sum_i A(t, j+i) scale_{j+i}[i]`, columns from `window` tokens before."""
+        """`G(t, j) = sum_i A(t, j+i) scale_{j+i}[i]`, from `window` tokens before the chunk on."""
         total, products = decay_products(prepared.log_alpha)
-        window = prepared.scale.shape[1] - 1
-        # Token m = j + i writes token j, i steps back: column m - i, counted from -window.
+        log_total = jnp.sum(prepared.log_alpha)
+        window = prepared.scale.shape[0] - 1
+        if not window:
+            return Coefficients(total, prepared.scale[0], products, None, None, log_total)
+        # Token m = j + i writes token j, i steps back: row m - i, counted from -window.
         written = [
-            jnp.pad(products * prepared.scale[:, i], ((0, 0), (window - i, i)))
+            jnp.pad(products * prepared.scale[i][:, None], ((window - i, i), (0, 0)))
             for i in range(window + 1)
         ]
         grads = jnp.sum(jnp.stack(written), 0)
-        return Coefficients(total, grads, None, None, jnp.sum(prepared.log_alpha))
+        return Coefficients(total, jnp.ones_like(grads[:, 0]), grads, None, None, log_total)
 
     def factors(self, params: Any, state: State, k: Array, v: Array) -> Factors:
         """Gradient `-v kᵀ` of `-<M k, v>` for the window's tokens and the chunk's."""
         old_k, old_v = (x.astype(k.dtype) for x in state.window)
-        return Factors({"w": -jnp.concatenate([old_v, v])}, {"w": jnp.concatenate([old_k, k])})
+        keys, values = jnp.concatenate([old_k, k], 1), jnp.concatenate([old_v, v], 1)
+        return Factors({"w": -values}, {"w": keys})
 
     def step(self, params: Any, state: State, k: Array, v: Array, gates: Any) -> State:
         """One token of eq. 26."""
         dtype = state.log_decay.dtype
-        writes = self.prepare(
-            None if gates is None else type(gates)(*(g[None] for g in gates)),
-            jnp.ones((1,), bool),
-            dtype,
-        )
-        window = state.window[0].shape[0]
-        k_recent = jnp.concatenate([state.window[0], k[None].astype(dtype)])
-        v_recent = jnp.concatenate([state.window[1], v[None].astype(dtype)])
-        write = jnp.einsum("w,wo,wi->oi", writes.scale[0, ::-1], v_recent, k_recent)
+        one = jax.tree.map(lambda gate: gate[..., None], gates)
+        writes = self.prepare(one, jnp.ones((1,), bool), dtype)
+        keys = jnp.concatenate([state.window[0], k.astype(dtype)], 1)
+        values = jnp.concatenate([state.window[1], v.astype(dtype)], 1)
+        write = (values * writes.scale[::-1, 0]) @ keys.T
         log_alpha = writes.log_alpha[0]
         return state._replace(
             weights=jax.tree.map(lambda w: jnp.exp(log_alpha) * w + write, state.weights),
-            window=(k_recent[1:], v_recent[1:]) if window else state.window,
+            window=(keys[:, 1:], values[:, 1:]),
             log_decay=state.log_decay + log_alpha,
         )
 

@@ -31,7 +31,7 @@ class State(NamedTuple):
     weights: Weights
     momentum: Weights | None = None
     anchor: Weights | None = None
-    window: tuple[Float[Array, "window head_dim"], ...] | None = None
+    window: tuple[Float[Array, "head_dim window"], ...] | None = None
     log_decay: Float[Array, ""] | None = None
 
 
@@ -74,7 +74,7 @@ class Rule(Protocol):
         ...
 
     def step(self, params: Any, state: State, k: Array, v: Array, gates: Any) -> State:
-        """The recurrence for one token, as printed."""
+        """The recurrence for one token `k`, `v` [head_dim, 1], as printed; gates are scalars."""
         ...
 
     def end_chunk(self, params: Any, state: State) -> State:
@@ -97,8 +97,8 @@ def chunk_step(
     params: Any,
     state: State,
     coefficients: Coefficients,
-    k: Float[Array, "chunk head_dim"],
-    v: Float[Array, "chunk head_dim"],
+    k: Float[Array, "head_dim chunk"],
+    v: Float[Array, "head_dim chunk"],
     complete: Array,
 ) -> tuple[State, Chunk]:
     """Compress one chunk.
@@ -121,9 +121,8 @@ def chunk_step(
     weights, momentum = advance(chunk, k.dtype)
     window, log_decay = state.window, state.log_decay
     if window is not None:
-        size = window[0].shape[0]
         window = tuple(
-            jnp.concatenate([old, new])[new.shape[0] :][:size]
+            jnp.concatenate([old, new], 1)[:, new.shape[1] :]
             for old, new in zip(window, (k, v), strict=True)
         )
     if log_decay is not None:
