@@ -17,7 +17,7 @@ from mc_jax.caching.read import LevelSlots, SharedSlots, read_memories
 from mc_jax.caching.router import gate_logits, gate_weights
 from mc_jax.caching.segments import Grid, visible_slots
 from mc_jax.caching.write import Written, write_segments
-from mc_jax.memory.chunk import Chunk, online_linear
+from mc_jax.memory.chunk import Chunk, Coefficients, online_linear
 from mc_jax.memory.network import DeepParams, Linear, accumulator
 from mc_jax.memory.rule import Rule, norm_of
 from mc_jax.typing import Array
@@ -80,12 +80,12 @@ def chunked(
       fresh: whether the sequence starts here.
     """
     grid = Grid(options, q.shape[1], 0 if fresh else cache.position)
-    written, streams = write_segments(rule, grid, params, k, v, gates, cache)
+    written, coefficients, streams = write_segments(rule, grid, params, k, v, gates, cache)
     keys = _summarise(grid, k, cache) if options.routed else None
     stored = _store(rule, grid, written, streams, keys, cache)
     q = grid.place(q)
     own_gate, gate = _gate(grid, u, q, keys, stored)
-    online = _online(grid, written.chunks, q.dtype)
+    online = _online(grid, written.chunks, coefficients, q.dtype)
     y = read_memories(
         options, rule.network, norm_of(params), q, online, own_gate, stored.slots, gate
     )
@@ -119,15 +119,16 @@ def _summarise(grid: Grid, k: Array, cache: Cache) -> Keys:
     return Keys(own.reshape(k.shape[0], -1), sums[:, :, -1].T, own[:, :, -1].T)
 
 
-def _online(grid: Grid, chunks: Chunk, dtype: jnp.dtype) -> Linear:
+def _online(grid: Grid, chunks: Chunk, coefficients: Coefficients, dtype: jnp.dtype) -> Linear:
     """The online memory's linear maps for inputs [in, tokens]."""
 
     def linear(name: str, x: Array) -> Array:
-        def one(chunk: Chunk, x: Array) -> Array:
-            return online_linear(chunk, dtype)(name, x)
+        def one(chunk: Chunk, coefficients: Coefficients, x: Array) -> Array:
+            return online_linear(chunk, coefficients, dtype)(name, x)
 
-        every = jax.vmap(jax.vmap(one, in_axes=(0, 1), out_axes=1), in_axes=(0, 1), out_axes=1)
-        return every(chunks, grid.by_chunk(x)).reshape(-1, grid.tokens)
+        segment = jax.vmap(one, in_axes=(0, 0, 1), out_axes=1)
+        call = jax.vmap(segment, in_axes=(0, 0, 1), out_axes=1)
+        return call(chunks, coefficients, grid.by_chunk(x)).reshape(-1, grid.tokens)
 
     return linear
 

@@ -49,7 +49,7 @@ def write_segments(
     v: Array,
     gates: Any,
     cache: Cache,
-) -> tuple[Written, list[Written]]:
+) -> tuple[Written, Coefficients, list[Written]]:
     """Compress a call's tokens.
 
     Args:
@@ -62,8 +62,8 @@ def write_segments(
       cache: what came before.
 
     Returns:
-      The segments as the online memory sees them and, where buckets have to be compressed from
-      their tokens, the streams of level 1, 2, ....
+      The segments as the online memory sees them, the coefficients of their chunks and, where
+      buckets have to be compressed from their tokens, the streams of level 1, 2, ....
     """
     inputs, state, window = _inputs(rule, grid, k, v, gates, cache)
     written = _write(rule, grid, params, inputs, state, cache)
@@ -73,7 +73,7 @@ def write_segments(
     if uses_streams(rule, grid.options):
         levels = range(1, cache.capacity + 1)
         streams = [_write_stream(rule, grid, params, inputs, cache, level) for level in levels]
-    return written, streams
+    return written, inputs.coefficients, streams
 
 
 def _inputs(
@@ -120,15 +120,23 @@ def _scan_segments(
 ) -> Written:
     """Compress segments one after the other; after one with `resets` start from `initial`."""
 
+    # Rematerialised: stacking what a backward pass needs costs more than computing it again.
+    @jax.checkpoint
     def chunk(state: State, x: Inputs) -> tuple[State, Chunk]:
         return chunk_step(rule, params, state, x.coefficients, x.k, x.v, x.complete)
 
     def segment(state: State, x: tuple[Inputs, Array | None]) -> tuple[State, tuple[State, Chunk]]:
-        end, chunks = lax.scan(chunk, state, x[0])
+        end, chunks = _scan(chunk, state, x[0])
         return end if x[1] is None else select(x[1], initial, end), (end, chunks)
 
-    final, (ends, chunks) = lax.scan(segment, state, (inputs, resets))
+    final, (ends, chunks) = _scan(segment, state, (inputs, resets))
     return Written(ends, chunks, final)
+
+
+def _scan(body: Any, state: State, inputs: Any) -> tuple[State, Any]:
+    """`lax.scan`, without a loop where there is one step: loops copy what they stack."""
+    once = jax.tree.leaves(inputs)[0].shape[0] == 1
+    return lax.scan(body, state, inputs, unroll=once)
 
 
 def _initial(rule: Rule, params: DeepParams | None, state: State) -> State:

@@ -50,11 +50,16 @@ class Factors(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """All that is needed to read every token's weights inside one chunk."""
+    """What, with its coefficients, gives every token's weights inside one chunk.
+
+    Attributes:
+      weights: W_0, at the chunk's start.
+      momentum: S_0; None without momentum.
+      factors: the tokens' gradients.
+    """
 
     weights: Weights
     momentum: Weights | None
-    coefficients: Coefficients
     factors: Factors
 
 
@@ -88,9 +93,8 @@ def gradient_factors(
     return Factors(*jax.grad(total_loss, has_aux=True)(offsets))
 
 
-def online_linear(chunk: Chunk, dtype: jnp.dtype) -> Linear:
+def online_linear(chunk: Chunk, coefficients: Coefficients, dtype: jnp.dtype) -> Linear:
     """The linear maps of the online memory: column t of `x` meets the weights of token t."""
-    coefficients = chunk.coefficients
 
     def linear(name: str, x: Float[Array, "in chunk"]) -> Float[Array, "out chunk"]:
         scores = matmul(chunk.factors.inputs[name].T, x, dtype) * coefficients.grads
@@ -103,9 +107,11 @@ def online_linear(chunk: Chunk, dtype: jnp.dtype) -> Linear:
     return linear
 
 
-def advance(chunk: Chunk, dtype: jnp.dtype) -> tuple[Weights, Weights | None]:
+def advance(
+    chunk: Chunk, coefficients: Coefficients, dtype: jnp.dtype
+) -> tuple[Weights, Weights | None]:
     """Weights and momentum after the last token of the chunk."""
-    coefficients, factors = chunk.coefficients, chunk.factors
+    factors = chunk.factors
 
     def summed(name: str, scale: Array) -> Array:
         delta = factors.delta[name] * (coefficients.rates * scale)

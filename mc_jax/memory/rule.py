@@ -114,11 +114,11 @@ def chunk_step(
       complete: whether the chunk's last token is there.
 
     Returns:
-      State after the chunk, and what reading its tokens' weights takes.
+      State after the chunk, and what reading its tokens' weights takes beside the coefficients.
     """
     factors = rule.factors(params, state, k, v)
-    chunk = Chunk(state.weights, state.momentum, coefficients, factors)
-    weights, momentum = advance(chunk, k.dtype)
+    chunk = Chunk(state.weights, state.momentum, factors)
+    weights, momentum = advance(chunk, coefficients, k.dtype)
     window, log_decay = state.window, state.log_decay
     if window is not None:
         window = tuple(
