@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from mc_jax.caching.options import Options
-from mc_jax.memory.network import Linear, Network, NormParams, Weights, linear_of
+from mc_jax.memory.network import Linear, Network, NormParams, Weights, linear_of, matmul
 from mc_jax.typing import Array, Float
 
 Read = Callable[[Weights, Array], Array]
@@ -17,6 +18,9 @@ Read = Callable[[Weights, Array], Array]
 # Groups of memories that a fresh sequence is read in: the tokens before a group are left out. With
 # four of them a tenth of the reads are of memories that a token does not see yet; without, half.
 GROUPS = 4
+
+# Matrices that one product reads, their gates folded into its inputs.
+MATRICES_AT_ONCE = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,29 +46,66 @@ class SharedSlots:
           gate: weights [memories, tokens], 0 where a memory is not visible.
           x: inputs [in, tokens].
         """
+
+        def add(y: Array, memory: tuple[Weights, Array], x: Array) -> Array:
+            weights, scale = memory
+            return y + scale * read(weights, x)
+
+        return self._over_groups(add, (self.weights, gate), x)
+
+    def mix_linear(self, name: str, gate: Array, x: Array) -> Array:
+        """`sum_i gate[i] W_i x` for the linear map `name`, several memories to a product."""
+
+        def add(y: Array, block: tuple[Array, Array], x: Array) -> Array:
+            weights, scale = block
+            out = weights.shape[1]
+            scaled = (scale[:, None] * x).reshape(-1, x.shape[1])
+            return y + matmul(weights.swapaxes(0, 1).reshape(out, -1), scaled, x.dtype)
+
+        return self._over_groups(add, (getattr(self.weights, name), gate), x, MATRICES_AT_ONCE)
+
+    def _over_groups(self, add: Callable, memories: Any, x: Array, at_once: int = 0) -> Array:
+        """Sum over all memories; each group is read by the tokens that may see it.
+
+        Args:
+          add: adds one memory's read, or a block's, to the outputs.
+          memories: weights [memories, ...] and gates [memories, tokens].
+          x: inputs [in, tokens].
+          at_once: memories of a block; 0 for one memory without the block's axis.
+        """
         per_group = -(-self.count // GROUPS) if self.stride else self.count
-        y = jnp.zeros((1, 1), gate.dtype)
+        y: Array = jnp.zeros(())
         for start in range(0, self.count, per_group):
-            group = slice(start, start + per_group)
             first = (start + 1) * self.stride
-            weights = jax.tree.map(lambda w, group=group: w[group], self.weights)
-            part = _mix_all(read, weights, gate[group, first:], x[:, first:])
+            weights, gate = jax.tree.map(lambda a, s=start: a[s : s + per_group], memories)
+            part = _scan_memories(add, (weights, gate[:, first:]), x[:, first:], at_once)
             y = y + jnp.pad(part, ((0, 0), (first, 0)))
         return y
 
 
-def _mix_all(read: Read, weights: Weights, gate: Array, x: Array) -> Array:
-    """A scan over memories, each read by all tokens."""
+def _scan_memories(add: Callable, memories: Any, x: Array, at_once: int) -> Array:
+    """Outputs [out, tokens]: a scan over memories or blocks of them."""
+    if at_once:
+        count = memories[1].shape[0]
+        blocks = -(-count // at_once)
+        size = -(-count // blocks)
+
+        def block(a: Array) -> Array:
+            a = jnp.pad(a, [(0, blocks * size - count)] + [(0, 0)] * (a.ndim - 1))
+            return a.reshape(blocks, size, *a.shape[1:])
+
+        memories = jax.tree.map(block, memories)
+    first = jax.tree.map(lambda a: a[0], memories)
+    start = jnp.zeros(jax.eval_shape(lambda m: add(0.0, m, x), first).shape, memories[1].dtype)
+    if memories[1].shape[0] == 1:
+        return add(start, first, x)
 
     # Rematerialised: the reads of all memories at once would be the largest array of all.
     @jax.checkpoint
-    def add(y: Array, memory: tuple[Weights, Array]) -> tuple[Array, None]:
-        one, scale = memory
-        return y + scale * read(one, x), None
+    def step(y: Array, memory: Any) -> tuple[Array, None]:
+        return add(y, memory, x), None
 
-    first = jax.tree.map(lambda w: w[0], weights)
-    start = jnp.zeros(jax.eval_shape(read, first, x).shape, gate.dtype)
-    return lax.scan(add, start, (weights, gate))[0]
+    return lax.scan(step, start, memories)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +126,10 @@ class LevelSlots:
             return y.reshape(-1, x.shape[1])
 
         return sum(g * level(weights) for g, weights in zip(gate, self.weights, strict=True))
+
+    def mix_linear(self, name: str, gate: Array, x: Array) -> Array:
+        """As `SharedSlots.mix_linear`."""
+        return self.mix(lambda weights, x: linear_of(weights, x.dtype)(name, x), gate, x)
 
 
 def read_memories(
@@ -109,7 +154,7 @@ def read_memories(
     if options.aggregation == "soup" or network.is_linear:
 
         def linear(name: str, x: Array) -> Array:
-            cached = slots.mix(lambda w, x: linear_of(w, dtype)(name, x), gate, x)
+            cached = slots.mix_linear(name, gate, x.astype(dtype))
             return own_gate * online(name, x) + cached
 
         return network.forward(linear, norm, q)

@@ -1,0 +1,109 @@
+"""What the benchmarks share: threads, timing, tables and results. Imports no JAX by itself."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+
+
+def use_threads(threads: int) -> None:
+    """Hold this process to `threads` cores; call it before JAX or PyTorch is imported.
+
+    XLA has no setting for its number of threads but starts one for each core that it may use.
+    PyTorch's OpenMP threads would keep their cores busy after each operation and so slow down
+    whoever runs next: passive waiting stops that.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if not 1 <= threads <= len(cores):
+        raise SystemExit(f"--threads: found {threads}, allowed: 1 to {len(cores)} on this machine")
+    os.sched_setaffinity(0, cores[:threads])
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    """Wall-clock time of one call; `run` returns when its work is done."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def interleave(
+    runs: Sequence[Callable[[], Any]], calls: Sequence[int], rounds: int, budget_s: float
+) -> list[list[float]]:
+    """Times of several rivals, measured in turns so that a busy moment hits all of them.
+
+    Args:
+      runs: what to time.
+      calls: timed calls of each in one round, after an untimed one where there are several.
+      rounds: most rounds.
+      budget_s: no round after the second starts once this much time is used.
+
+    Returns:
+      For each of `runs` the seconds of every timed call.
+    """
+    times: list[list[float]] = [[] for _ in runs]
+    start = time.perf_counter()
+    for done in range(rounds):
+        if done >= 2 and time.perf_counter() - start > budget_s:
+            break
+        for run, count, found in zip(runs, calls, times, strict=True):
+            if count > 1:
+                run()
+            found.extend(seconds(run) for _ in range(count))
+    return times
+
+
+def spread(times: Sequence[float]) -> dict[str, float]:
+    """Median, extremes and number of measured seconds."""
+    return {
+        "median_s": statistics.median(times),
+        "min_s": min(times),
+        "max_s": max(times),
+        "calls": len(times),
+    }
+
+
+def device_name() -> str:
+    """The processor and the number of its cores that this process may use."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = pathlib.Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
+        model = names[0].split(":", 1)[1].strip() if names else model
+    return f"{model}, {len(os.sched_getaffinity(0))} cores"
+
+
+def write_results(name: str, packages: Sequence[str], settings: Any, rows: list[dict]) -> None:
+    """Write `results/<name>.json` with the date, the device and the packages' versions."""
+    RESULTS.mkdir(exist_ok=True)
+    record = {
+        "date": datetime.date.today().isoformat(),
+        "device": device_name(),
+        "load_average": os.getloadavg()[0],
+        "versions": {
+            "python": platform.python_version(),
+            **{package: importlib.metadata.version(package) for package in packages},
+        },
+        "settings": settings,
+        "rows": rows,
+    }
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    print(f"written: {path.relative_to(RESULTS.parent.parent)}")
+
+
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Columns padded to their widest entry."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    for row in [header, *rows]:
+        print("  ".join(x.rjust(width) for x, width in zip(row, widths, strict=True)))

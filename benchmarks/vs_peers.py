@@ -1,0 +1,184 @@
+"""One memory layer against the PyTorch package `memory-caching` 0.1.0, on the CPU.
+
+    pip install -r benchmarks/requirements.txt
+    python -m benchmarks.vs_peers
+
+Forward and backward of one layer with caching (GRM, context gate) in float32: input and output
+[batch, length, dim], gradients with respect to the input and to all parameters. Both run in one
+process on the same cores, in turns; printed are the medians of the calls and their range.
+
+What is the same: batch, length, dim, heads, segment length, the MLP memory's hidden width (4 times
+the head's), aggregation, write mode, loss (outputs times a fixed random array), precision, threads.
+
+What differs:
+  - The package updates and reads token by token in Python; ours takes the inner gradients of a
+    chunk of 64 tokens at its start (`--chunk_len`), which is how such layers are trained.
+  - Ours does more around the memory: convolution, SiLU, unit queries and keys, gates that depend
+    on the token, norms, an output gate. The package has projections and constant step sizes.
+  - Ours has learned initial weights and the memory norm; the package has biases in the MLP, and
+    starts it at zero, from where only the last bias moves. What a step costs does not depend on it.
+  - Deep memories: gradients flow through the inner update, so the package runs with
+    `inner_update_mode="differentiable"` (its default cuts them: `--stop_gradient` shows that).
+    Titans descends on both sides (`update_convention="gradient_descent"` in the package, whose
+    default is the paper's printed sign, which climbs and ends in NaN).
+  - Write modes: `checkpoint`, the package's default, and `independent`, its "restart". The package
+    is faster where the differentiable chain is cut at every segment.
+"""
+
+import argparse
+
+from benchmarks import common
+
+RULES = ("linear", "titans", "dla")
+TARGETS = {"linear": 60, "titans": 100, "dla": 700}
+PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "memory-caching")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES))
+    parser.add_argument("--write_mode", choices=("checkpoint", "independent"), default="checkpoint")
+    parser.add_argument("--stop_gradient", action="store_true", help="the package's cut inner loop")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--length", type=int, default=1024)
+    parser.add_argument("--dim", type=int, default=64)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--segment_len", type=int, default=64)
+    parser.add_argument("--chunk_len", type=int, default=64, help="ours")
+    parser.add_argument("--threads", type=int, default=2, help="cores for both")
+    parser.add_argument("--rounds", type=int, default=5, help="most turns for each rule")
+    parser.add_argument("--budget_s", type=float, default=50, help="no third turn after this long")
+    parser.add_argument("--calls", type=int, default=15, help="timed calls of ours in a turn")
+    return parser.parse_args()
+
+
+def ours(args: argparse.Namespace, rule: str):
+    """One forward and backward pass of our layer, as a function without arguments."""
+    import jax
+    import jax.numpy as jnp
+
+    from mc_jax.model import MemoryConfig, ModelConfig
+    from mc_jax.model.memory_layer import MemoryLayer
+
+    memory = MemoryConfig(
+        rule=rule,
+        aggregation="grm",
+        segment_len=args.segment_len,
+        chunk_len=args.chunk_len,
+        write_mode=args.write_mode,
+    )
+    layer = MemoryLayer(
+        ModelConfig(dim=args.dim, num_heads=args.heads, dtype="float32", memory=memory)
+    )
+    keys = jax.random.split(jax.random.key(0), 3)
+    x, weight = jax.random.normal(keys[0], (2, args.batch, args.length, args.dim))
+    params = layer.init(keys[1], x)
+
+    def loss(params, x):
+        return jnp.sum(layer.apply(params, x) * weight)
+
+    step = jax.jit(jax.value_and_grad(loss, (0, 1)))
+
+    def run():
+        return jax.block_until_ready(step(params, x))
+
+    if not all(jnp.isfinite(a).all() for a in jax.tree.leaves(run())):
+        raise RuntimeError(f"{rule}: our loss or gradients are not finite")
+    return run
+
+
+def theirs(args: argparse.Namespace, rule: str):
+    """One forward and backward pass of the package's layer, as a function without arguments."""
+    import memory_caching
+    import torch
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    mode = "stopgrad" if args.stop_gradient else "differentiable"
+    width = 4 * args.dim // args.heads
+    config = memory_caching.MCConfig(
+        d_model=args.dim,
+        num_heads=args.heads,
+        backend=rule,
+        aggregation="grm",
+        segment_size=args.segment_len,
+        state_init_mode="checkpoint" if args.write_mode == "checkpoint" else "restart",
+        dla=memory_caching.DLAConfig(memory_width=width, inner_update_mode=mode),
+        titans=memory_caching.TitansConfig(
+            memory_width=width, inner_update_mode=mode, update_convention="gradient_descent"
+        ),
+    )
+    backend = {
+        "linear": memory_caching.LinearMemoryBackend,
+        "dla": lambda: memory_caching.DLABackend(config.dla),
+        "titans": lambda: memory_caching.TitansBackend(config.titans),
+    }[rule]()
+    layer = memory_caching.MemoryCachingLayer(config=config, backend=backend)
+    shape = (args.batch, args.length, args.dim)
+    x, weight = torch.randn(shape, requires_grad=True), torch.randn(shape)
+
+    def run(length: int = args.length):
+        layer.zero_grad()
+        x.grad = None
+        y = layer(x[:, :length])
+        (y * weight[:, :length]).sum().backward()
+        if not (torch.isfinite(y).all() and torch.isfinite(x.grad).all()):
+            raise RuntimeError(f"{rule}: the package's outputs or gradients are not finite")
+
+    # A whole call takes up to a minute: two segments are enough to warm up.
+    run(2 * args.segment_len)
+    return run
+
+
+def compare(args: argparse.Namespace, rule: str) -> dict:
+    """Times of both for one rule, and the ratio of their tokens/s."""
+    times = common.interleave(
+        [ours(args, rule), theirs(args, rule)], [args.calls, 1], args.rounds, args.budget_s
+    )
+    us, them = (common.spread(t) for t in times)
+    return {
+        "rule": rule,
+        "ours": us,
+        "package": them,
+        "ratio": them["median_s"] / us["median_s"],
+        "worst_ratio": them["min_s"] / us["max_s"],
+        "target": TARGETS[rule],
+    }
+
+
+def main() -> None:
+    args = arguments()
+    common.use_threads(args.threads)
+    tokens = args.batch * args.length
+    rows = []
+    for rule in args.rules:
+        rows.append(compare(args, rule))
+        print(f"{rule}: {rows[-1]['ratio']:.0f} times", flush=True)
+
+    def speed(row: dict) -> str:
+        low, mid, high = (tokens / row[key] for key in ("max_s", "median_s", "min_s"))
+        return f"{mid:,.0f} ({low:,.0f} .. {high:,.0f}, {row['calls']} calls)"
+
+    header = ("rule x grm", "ours, tokens/s", "package, tokens/s", "ratio", "target")
+    print(f"\n{common.device_name()}; {args.write_mode} mode; medians (slowest .. fastest)")
+    common.print_table(
+        header,
+        [
+            (
+                row["rule"],
+                speed(row["ours"]),
+                speed(row["package"]),
+                f"{row['ratio']:.0f}",
+                str(row["target"]),
+            )
+            for row in rows
+        ],
+    )
+    name = f"vs_peers_{args.write_mode}" + ("_stop_gradient" if args.stop_gradient else "")
+    common.write_results(name, PACKAGES, vars(args), rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""Recall: multi-query associative recall (MQAR), where caching shows.
+
+    python train.py --config=configs/mqar.py                  # linear attention with GRM
+    python train.py --config=configs/mqar.py:linear,none      # the same RNN without caching
+    python train.py --config=configs/mqar.py:titans,grm       # RULE,AGGREGATION
+
+The model reads 64 pairs of a key and a value and must name the value of every key that comes
+again. A fixed-size state does not hold them all.
+"""
+
+from configs import base
+
+
+def get_config(arg: str = "linear,grm"):
+    rule, aggregation = arg.split(",")
+    config = base.get_config()
+    config.model.update(dim=32, num_layers=2, num_heads=2, mlp_dim=0)
+    config.model.memory.update(rule=rule, aggregation=aggregation, segment_len=16, chunk_len=16)
+    config.data.update(task="mqar", length=256, batch_size=32, eval_batch_size=64, eval_batches=2)
+    config.data.mqar.update(vocab_size=256, pairs=(64,), eval_pairs=(8, 16, 32, 64))
+    config.train.update(
+        steps=1500,
+        learning_rate=8e-3,
+        eval_every=500,
+        checkpoint_every=500,
+        log_every=10,
+        tensorboard=False,
+    )
+    return config

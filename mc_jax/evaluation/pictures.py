@@ -1,0 +1,140 @@
+"""Pictures of an evaluation."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mc_jax.evaluation import scores
+from mc_jax.evaluation.gates import GateMap
+from mc_jax.evaluation.recall import RecallResult
+from mc_jax.evaluation.text import TextResult
+from mc_jax.training.files import replace
+
+_LINE, _MARK = "#c2452d", "#555555"
+_MOST_HEADS = 8  # with more than these, one panel shows their mean
+
+
+def draw_positions(path: Path, result: TextResult, segment_len: int | None) -> None:
+    """Bits per byte over the position in the context.
+
+    Args:
+      path: of the picture.
+      result: the evaluation.
+      segment_len: tokens after which the first memory is cached; None if none is.
+    """
+    length = len(result.sums.weight)
+    # Six points an octave: single positions are too few tokens to read anything from.
+    edges = np.unique(np.round(np.geomspace(1, length, 2 + 6 * length.bit_length())).astype(int))
+    sums = scores.regroup(result.sums, np.array([0, *edges]))
+    points = [
+        (np.sqrt(max(start, 1) * end), bits)
+        for start, end, bits in zip(
+            [0, *edges], edges, sums.loss / np.log(2) / np.maximum(sums.bytes, 1), strict=False
+        )
+    ]
+    overall = scores.row(scores.total(result.sums))["bits_per_byte"]
+    figure, axis = _figure("tokens before the predicted one", "bits per byte")
+    axis.plot(*zip(*points, strict=True), color=_LINE, marker="o", markersize=3)
+    axis.axhline(overall, color=_MARK, linestyle="--", linewidth=1, label=f"overall {overall:.3f}")
+    if segment_len and segment_len < length:
+        axis.axvline(segment_len, color=_MARK, linestyle=":", label="first memory cached")
+    axis.set_xscale("log", base=2)
+    axis.legend(frameon=False)
+    _save(figure, path)
+
+
+def draw_recall(path: Path, result: RecallResult) -> None:
+    """Accuracy by the number of pairs, and by distance for each number of pairs."""
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    by_pairs = jax.tree.map(lambda x: x.sum(1), result.sums)
+    left.plot(result.pairs, by_pairs.correct / by_pairs.weight, color=_LINE, marker="o")
+    _style(left, "key-value pairs", "recall")
+    for i, pairs in enumerate(result.pairs):
+        seen = result.sums.weight[i] > 0
+        accuracy = result.sums.correct[i][seen] / result.sums.weight[i][seen]
+        shade = str(0.75 * (1 - (i + 1) / len(result.pairs)))
+        right.plot(
+            result.edges[:-1][seen], accuracy, color=shade, marker="o", label=f"{pairs} pairs"
+        )
+    right.set_xscale("log", base=2)
+    _style(right, "tokens from the value to the query, from ... to twice as many", "")
+    right.legend(frameon=False)
+    left.set_ylim(-0.03, 1.03)
+    _save(figure, path)
+
+
+def draw_gates(
+    path: Path, maps: Sequence[GateMap], answers: tuple[np.ndarray, np.ndarray] | None
+) -> None:
+    """A heat map for each layer and head: rows are tokens, columns are memories.
+
+    Args:
+      path: of the picture.
+      maps: the gates of each layer.
+      answers: positions of queries, and the columns of the memories that hold what they ask for;
+        None if there are none.
+    """
+    heads = maps[0].weights.shape[0]
+    panels = heads if heads <= _MOST_HEADS else 1
+    size = (1.2 + 2.3 * panels, 0.6 + 2.9 * len(maps))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(maps), panels, squeeze=False, sharex=True, sharey=True)
+    for axes, (block, weights) in zip(grid, maps, strict=True):
+        shown = weights if panels == heads else weights.mean(0, keepdims=True)
+        for head, (axis, image) in enumerate(zip(axes, shown, strict=True)):
+            drawn = axis.imshow(
+                image, aspect="auto", interpolation="nearest", cmap="magma", vmin=0, vmax=1
+            )
+            if answers is not None:
+                axis.scatter(
+                    answers[1],
+                    answers[0],
+                    s=16,
+                    marker="s",
+                    facecolors="none",
+                    edgecolors="#3ad1c1",
+                )
+            name = f"head {head}" if panels == heads else f"mean of {heads} heads"
+            axis.set_title(f"block {block}, {name}", fontsize=9)
+        axes[0].set_ylabel("token")
+    _name_columns(grid[-1], maps[0].weights.shape[2])
+    figure.colorbar(
+        drawn, ax=grid, label="weight of the memory", shrink=0.8 if len(maps) < 3 else 0.3
+    )
+    if answers is not None:
+        figure.suptitle("squares: queries, at the memory that holds the answer", fontsize=9)
+    _save(figure, path)
+
+
+def _name_columns(axes: np.ndarray, columns: int) -> None:
+    step = -(-(columns - 1) // 6)
+    places = [0, *range(1, columns, step)]
+    for axis in axes:
+        axis.set_xticks(places, ["online", *(str(place - 1) for place in places[1:])], fontsize=7)
+        axis.set_xlabel("memory")
+
+
+def _figure(x: str, y: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    axis = figure.subplots()
+    _style(axis, x, y)
+    return figure, axis
+
+
+def _style(axis: Axes, x: str, y: str) -> None:
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    replace(path, picture.getvalue())

@@ -1,0 +1,86 @@
+"""Every setting of training: its default, what it means, and the check that it can be used."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
+from ml_collections import ConfigDict
+
+from mc_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained. Keys of `config.train`."""
+
+    # Optimizer updates. May be raised later to go on with a finished run; the cosine then spans
+    # the new number.
+    steps: int = 1000
+    # Peak learning rate of AdamW.
+    learning_rate: float = 1e-3
+    # Share of the steps over which the learning rate rises linearly.
+    warmup_fraction: float = 0.05
+    # Where the cosine ends, as a share of the peak.
+    final_lr_fraction: float = 0.1
+    # Decoupled weight decay, on matrices only.
+    weight_decay: float = 0.1
+    # Decay of AdamW's first and second moment.
+    beta1: float = 0.9
+    beta2: float = 0.95
+    # Largest global norm of the gradient; 0 turns clipping off.
+    clip_norm: float = 1.0
+    # Microbatches that a batch is split into, to save memory: the update is that of the batch.
+    grad_accum: int = 1
+    # Steps between two lines of metrics.jsonl (and points of TensorBoard); a line holds the
+    # values of its own step.
+    log_every: int = 1
+    # Steps between two measurements of the held-out loss, each with a checkpoint, for the best
+    # is kept. The end of the run is always measured.
+    eval_every: int = 200
+    # Steps between two checkpoints.
+    checkpoint_every: int = 200
+    # Latest checkpoints that are kept, besides the one with the best held-out loss.
+    keep_checkpoints: int = 2
+    # Whether to write workdir/tensorboard.
+    tensorboard: bool = True
+    # Weights & Biases project to write to; empty for none.
+    wandb_project: str = ""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from a mapping such as `config.train.to_dict()`.
+
+        Raises:
+          InputError: a key that does not exist, or a value that is not allowed.
+        """
+        names = [field.name for field in dataclasses.fields(cls)]
+        for name, value in values.items():
+            if name not in names:
+                raise InputError(f"train.{name}", value, "only the keys " + ", ".join(names))
+        return cls(**values)
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+          InputError: a value that is not allowed.
+        """
+        for name in ("steps", "grad_accum", "log_every", "eval_every", "checkpoint_every"):
+            self._check(name, getattr(self, name) >= 1, "an integer >= 1")
+        self._check("keep_checkpoints", self.keep_checkpoints >= 1, "an integer >= 1")
+        self._check("learning_rate", self.learning_rate > 0, "a number > 0")
+        for name in ("warmup_fraction", "final_lr_fraction"):
+            self._check(name, 0 <= getattr(self, name) <= 1, "a number from 0 to 1")
+        for name in ("beta1", "beta2"):
+            self._check(name, 0 <= getattr(self, name) < 1, "a number from 0 up to, not with, 1")
+        for name in ("weight_decay", "clip_norm"):
+            self._check(name, getattr(self, name) >= 0, "a number >= 0")
+
+    def _check(self, name: str, usable: bool, allowed: str) -> None:
+        if not usable:
+            raise InputError(f"train.{name}", getattr(self, name), allowed)
+
+
+def default_config() -> ConfigDict:
+    """Every key of `config.train` with its default; the comments stand beside the fields above."""
+    return ConfigDict(dataclasses.asdict(TrainConfig()))

@@ -1,0 +1,60 @@
+"""An experiment: a config whose settings have been checked, and what follows from them."""
+
+import json
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from mc_jax import data
+from mc_jax.data.config import check as check_data
+from mc_jax.errors import InputError
+from mc_jax.model import ModelConfig, flops_per_token
+from mc_jax.training import metrics
+from mc_jax.training.config import TrainConfig
+from mc_jax.training.sharding import check_batch_size
+
+
+class Experiment(NamedTuple):
+    """What `check` has found usable."""
+
+    config: ConfigDict
+    model: ModelConfig
+    train: TrainConfig
+
+    @property
+    def text(self) -> bool:
+        """Whether tokens are text, measured in bits per byte."""
+        return self.config.data.task == "text"
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one step."""
+        return self.config.data.batch_size * self.config.data.length
+
+    @property
+    def flops(self) -> float:
+        """Model FLOPs of one step; the backward pass counts twice the forward pass."""
+        return 3 * self.tokens * flops_per_token(self.model, self.config.data.length)
+
+    def to_json(self) -> dict[str, Any]:
+        """The config, of JSON's types."""
+        return json.loads(self.config.to_json())
+
+
+def check(config: ConfigDict) -> Experiment:
+    """Check every setting that can be checked without computing.
+
+    Raises:
+      InputError: a setting that cannot be used.
+    """
+    model = ModelConfig.from_dict(config.model.to_dict())
+    train = TrainConfig.from_dict(config.train.to_dict())
+    metrics.check(train)
+    check_data(config.data)
+    needed = data.vocab_size(config.data)
+    if model.vocab_size < needed:
+        allowed = f"at least {needed}, the data's vocabulary"
+        raise InputError("model.vocab_size", model.vocab_size, allowed)
+    check_batch_size("data.batch_size", config.data.batch_size, train.grad_accum)
+    check_batch_size("data.eval_batch_size", config.data.eval_batch_size)
+    return Experiment(config, model, train)

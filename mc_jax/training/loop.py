@@ -1,0 +1,222 @@
+"""The training loop.
+
+The order of a start, which is also that of going on:
+
+  1. every setting is checked before anything is computed or written;
+  2. the newest complete checkpoint of the workdir is found, and its experiment compared;
+  3. its state and its data iterator are loaded: the next batch is the one after that step;
+  4. metrics.jsonl drops the lines of later steps, for these are done again.
+
+And of a step: take the batch, dispatch the update, read the metrics of the update before it while
+this one computes. Before a checkpoint the metrics of its own step are read and on disk, so that
+none follows a number that is not finite, and none is ahead of the metrics.
+"""
+
+import fcntl
+import json
+import math
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from signal import Signals
+from typing import IO, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from mc_jax import data
+from mc_jax.data.pipeline import TrainIterator
+from mc_jax.errors import InputError
+from mc_jax.model import LanguageModel, param_count
+from mc_jax.training import curves, metrics
+from mc_jax.training.checkpoint import Checkpoints
+from mc_jax.training.evaluate import HeldOut, make_held_out
+from mc_jax.training.experiment import Experiment, check
+from mc_jax.training.files import replace
+from mc_jax.training.optimizer import learning_rate, make_optimizer
+from mc_jax.training.progress import Progress
+from mc_jax.training.recorder import DivergedError, Recorder
+from mc_jax.training.resume import check_same_run
+from mc_jax.training.sharding import Shardings, data_parallel, to_devices
+from mc_jax.training.state import TrainState, initial_state
+from mc_jax.training.step import Batch, Metrics, make_train_step
+from mc_jax.training.stop import StopSignal
+
+
+class Outcome(NamedTuple):
+    """How `train` ended."""
+
+    step: int  # the last one done
+    signal: Signals | None = None  # what stopped it before config.train.steps
+
+
+def train(config: ConfigDict, workdir: Path) -> Outcome:
+    """Run an experiment, or go on with it where `workdir` holds a part of it.
+
+    Args:
+      config: the experiment: `seed`, `model`, `data` and `train`, as in configs/base.py.
+      workdir: receives config.json, checkpoints/, metrics.jsonl, tensorboard/ and curves.png.
+
+    Raises:
+      InputError: a setting or the workdir cannot be used; nothing was computed or lost.
+      DivergedError: the loss or the gradient is not finite; says which checkpoint is good.
+    """
+    experiment = check(config)
+    with ExitStack() as stack:
+        stack.enter_context(_claim(workdir))
+        checkpoints = Checkpoints(workdir / "checkpoints", experiment.train.keep_checkpoints)
+        stack.callback(checkpoints.close)
+        start = checkpoints.latest or 0
+        if start:
+            for change in check_same_run(checkpoints.config(start), experiment.to_json()):
+                print(f"changed since step {start}: {change}")
+        if start >= experiment.train.steps:
+            print(f"{workdir} is finished, at step {start}; raise config.train.steps to go on")
+            return Outcome(start)
+
+        shardings = data_parallel()
+        functions = _compiled(experiment, shardings)
+        batches = stack.enter_context(closing(_batches(config)))
+        if start:
+            shapes = jax.eval_shape(functions.initialise)
+            state, position = checkpoints.restore(start, shapes, shardings.state)
+            batches.set_state(position)
+        else:
+            state = functions.initialise()
+
+        replace(workdir / "config.json", json.dumps(experiment.to_json(), indent=2).encode())
+        print(
+            f"{workdir}: {f'going on from step {start}' if start else 'a new run'}\n"
+            f"{param_count(experiment.model):,} parameters, {experiment.tokens:,} tokens a step, "
+            f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            flush=True,
+        )
+        sinks = metrics.open_sinks(experiment.train, workdir, experiment.to_json(), start)
+        for sink in sinks:
+            stack.enter_context(closing(sink))
+        progress = stack.enter_context(closing(Progress(experiment, start)))
+        recorder = Recorder(sinks, progress, experiment)
+        stop = stack.enter_context(StopSignal())
+        run = _Run(experiment, workdir, checkpoints, batches, shardings, functions, recorder, stop)
+        return run.steps(start, state)
+
+
+class _Functions(NamedTuple):
+    """What runs on the devices."""
+
+    initialise: Callable[[], TrainState]
+    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+    held_out: HeldOut
+
+
+class _Run(NamedTuple):
+    """The parts that the loop works with."""
+
+    experiment: Experiment
+    workdir: Path
+    checkpoints: Checkpoints
+    batches: TrainIterator
+    shardings: Shardings
+    functions: _Functions
+    recorder: Recorder
+    stop: StopSignal
+
+    def steps(self, start: int, state: TrainState) -> Outcome:
+        """Do the steps after `start`, to the last one or until a signal comes."""
+        settings = self.experiment.train
+        step, unread, stopped = start, None, None
+        try:
+            while step < settings.steps and not stopped:
+                batch = to_devices(next(self.batches), self.shardings.batch)
+                state, values = self.functions.train_step(state, batch)
+                if unread:
+                    self.recorder.write(step, self.recorder.read(step, unread))
+                step, unread, stopped = step + 1, values, self.stop.received
+                measure = step % settings.eval_every == 0 or step == settings.steps
+                if measure or stopped or step % settings.checkpoint_every == 0:
+                    self._checkpoint(step, state, values, measure)
+                    unread = None
+        except DivergedError as error:
+            raise DivergedError(f"{error}; {self._way_back()}") from None
+        self.checkpoints.wait()
+        if step < settings.steps:
+            return Outcome(step, stopped)
+        self.recorder.note(
+            f"finished: step {step}; best held-out loss at step {self.checkpoints.best}; "
+            f"curves in {self.workdir / 'curves.png'}"
+        )
+        return Outcome(step)
+
+    def _checkpoint(self, step: int, state: TrainState, values: Metrics, measure: bool) -> None:
+        """Read and write the metrics of a step, measure the held-out loss, and save."""
+        record, held_out_loss = self.recorder.read(step, values), math.inf
+        if measure:
+            held_out = self.functions.held_out(
+                state.params, data.eval_batches(self.experiment.config.data)
+            )
+            record |= self.recorder.held_out(step, held_out)
+            held_out_loss = held_out["loss"]
+        self.recorder.write(step, record, always=measure)
+        self.recorder.sync()
+        config = self.experiment.to_json()
+        self.checkpoints.save(step, state, self.batches.get_state(), config, held_out_loss)
+        if measure:
+            curves.draw(self.workdir)
+        self.recorder.pause()
+
+    def _way_back(self) -> str:
+        self.checkpoints.wait()
+        good = self.checkpoints.latest
+        if good is None:
+            return "there is no checkpoint yet: lower config.train.learning_rate and start again"
+        return (
+            f"the last good checkpoint is that of step {good}: the same command goes on from it; "
+            "lower config.train.learning_rate, or it will end here again"
+        )
+
+
+def _claim(workdir: Path) -> IO[str]:
+    """Make the workdir, and keep other runs out of it until the file that is returned is closed.
+
+    Raises:
+      InputError: it cannot be written, or another run is at work in it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("w")
+    except OSError as error:
+        allowed = f"a folder that can be written ({error.strerror})"
+        raise InputError("workdir", str(workdir), allowed) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise InputError("workdir", str(workdir), "one that no other run is using") from None
+    return lock
+
+
+def _compiled(experiment: Experiment, shardings: Shardings) -> _Functions:
+    """The functions of an experiment; each is compiled when it is first called."""
+    model, optimizer = LanguageModel(experiment.model), make_optimizer(experiment.train)
+    schedule, microbatches = learning_rate(experiment.train), experiment.train.grad_accum
+    token_bytes = None
+    if experiment.text:
+        token_bytes = jnp.asarray(data.tokenizer(experiment.config.data).token_bytes)
+    train_step = make_train_step(model, optimizer, schedule, microbatches, token_bytes)
+    seed = experiment.config.seed
+    return _Functions(
+        jax.jit(lambda: initial_state(model, optimizer, seed), out_shardings=shardings.state),
+        jax.jit(train_step, donate_argnums=0, out_shardings=shardings.state),
+        make_held_out(model, token_bytes, shardings),
+    )
+
+
+def _batches(config: ConfigDict) -> TrainIterator:
+    """This host's training batches."""
+    return data.train_iterator(
+        config.data,
+        seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )

@@ -1,0 +1,58 @@
+"""Whether a run may go on with a config: what was begun with one model and data stays so."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mc_jax.errors import InputError
+
+# The parts of an experiment that a checkpoint depends on ...
+_FIXED = ("seed", "model", "data")
+# ... but for what only says how it is computed, or what is measured.
+_FREE = (
+    "model.remat",
+    "model.memory.implementation",
+    "model.attention.implementation",
+    "data.workers",
+    "data.cache_dir",
+    "data.eval_batch_size",
+    "data.eval_batches",
+    "data.mqar.eval_pairs",
+)
+
+
+def check_same_run(saved: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Compare the experiment of a checkpoint with the one that wants to go on from it.
+
+    Args:
+      saved: the checkpoint's experiment.
+      config: the present one; both nested, of JSON's types.
+
+    Returns:
+      The changes that are allowed, one line each.
+
+    Raises:
+      InputError: the model, the data or the seed differs; every differing field is named.
+    """
+    before, now = _flat(saved), _flat(config)
+    changed = [
+        name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)
+    ]
+    refused = [name for name in changed if name.split(".")[0] in _FIXED and name not in _FREE]
+    if refused:
+        found = {name: now.get(name) for name in refused}
+        allowed = ", ".join(f"{name}={before.get(name)!r}" for name in refused)
+        raise InputError(
+            "config", found, f"the values of the run in this workdir: {allowed}; or another workdir"
+        )
+    return [f"{name}: {before.get(name)!r} -> {now.get(name)!r}" for name in changed]
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} to {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,108 @@
+"""One step: loss, gradient, update. Pure functions, to be compiled by the caller."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from mc_jax.training.state import TrainState
+from mc_jax.typing import Array, Float, Int
+
+Batch = Mapping[str, Array]
+Metrics = dict[str, Array]
+
+
+class Sums(NamedTuple):
+    """Totals over the positions of a batch, each times its weight; they add over batches."""
+
+    loss: Float[Array, ""]  # cross-entropy in nats
+    weight: Float[Array, ""]
+    correct: Float[Array, ""]  # most likely token is the target
+    bytes: Float[Array, ""] | None  # of text that the targets stand for; None if they are no text
+
+    @classmethod
+    def zeros(cls, text: bool) -> "Sums":
+        """The totals of no batch at all."""
+        zero = jnp.float32(0)
+        return cls(zero, zero, zero, zero if text else None)
+
+
+def batch_sums(
+    model: nn.Module, params: Mapping, batch: Batch, token_bytes: Int[Array, "vocab"] | None
+) -> Sums:
+    """Run the model on a batch and add up, in float32.
+
+    Args:
+      model: gives logits [batch, length, vocab] for tokens [batch, length].
+      params: its parameters.
+      batch: `inputs`, `targets`, `weights`, each [batch, length].
+      token_bytes: bytes of text that each token stands for; None if the tokens are no text.
+    """
+    logits_BLV = jnp.asarray(model.apply({"params": params}, batch["inputs"]), jnp.float32)
+    targets, weights = batch["targets"], batch["weights"]
+    loss_BL = optax.softmax_cross_entropy_with_integer_labels(logits_BLV, targets)
+    correct_BL = jnp.argmax(logits_BLV, axis=-1) == targets
+    text_bytes = None if token_bytes is None else jnp.sum(weights * token_bytes[targets])
+    return Sums(
+        jnp.sum(weights * loss_BL),
+        jnp.sum(weights),
+        jnp.sum(weights * correct_BL),
+        text_bytes,
+    )
+
+
+def means(sums: Sums) -> Metrics:
+    """`loss` (nats per token), `accuracy` (on recall tasks: the recall), text's `bits_per_byte`."""
+    metrics = {"loss": sums.loss / sums.weight, "accuracy": sums.correct / sums.weight}
+    if sums.bytes is not None:
+        metrics["bits_per_byte"] = sums.loss / jnp.log(2.0) / sums.bytes
+    return metrics
+
+
+def make_train_step(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    schedule: optax.Schedule,
+    microbatches: int,
+    token_bytes: Int[Array, "vocab"] | None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Build `train_step(state, batch) -> (state, metrics)`.
+
+    The loss is the mean cross-entropy over the weighted positions of the whole batch, however many
+    `microbatches` it is worked through in. Metrics: those of `means`, `grad_norm` before clipping,
+    and `lr`. A gradient that is not finite anywhere shows as a `grad_norm` that is not.
+    """
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        total = jnp.sum(batch["weights"])
+
+        def loss(params: Mapping, microbatch: Batch) -> tuple[Array, Sums]:
+            sums = batch_sums(model, params, microbatch, token_bytes)
+            return sums.loss / total, sums
+
+        def accumulate(totals: tuple, microbatch: Batch) -> tuple[tuple, None]:
+            gradient = jax.grad(loss, has_aux=True)(state.params, microbatch)
+            return jax.tree.map(jnp.add, totals, gradient), None
+
+        zeros = jax.tree.map(jnp.zeros_like, state.params), Sums.zeros(text=token_bytes is not None)
+        (gradient, sums), _ = jax.lax.scan(accumulate, zeros, _split(batch, microbatches))
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = means(sums) | {
+            "grad_norm": optax.tree.norm(gradient),
+            "lr": schedule(state.step),
+        }
+        return TrainState(state.step + 1, params, opt_state), metrics
+
+    return train_step
+
+
+def _split(batch: Batch, microbatches: int) -> Batch:
+    """[batch, ...] to [microbatches, batch / microbatches, ...]; every n-th row goes together,
+    so that rows stay on the device that they are on."""
+    return jax.tree.map(
+        lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), dict(batch)
+    )

@@ -1,0 +1,165 @@
+"""Every rule x aggregation x segmentation x write mode x gate, in float64.
+
+Outputs and caches against the numpy loops, gradients of the chunked form against those of the
+recurrence, causality, and whole = pieces = token by token.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+
+import mc_jax
+
+from .cases import Case, assert_close, call, combinations, cut, make_inputs, quick_jit
+from .naive import naive_memory_caching
+
+# Six segments of 6 and 5 tokens: the buckets 4 + 2, and a last chunk of 3 that is not full.
+LENGTH = 41
+TOLERANCE = 1e-10
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+def differentiated(case):
+    """Where gradients are taken: everywhere but for the rarer gates of the dearer rules.
+
+    A gate's code is the same for every rule, and its programs take most of the time to compile.
+    """
+    return case.rule == "linear" or case.gate == "context" or case.aggregation == "residual"
+
+
+class Whole(NamedTuple):
+    """One combination: its inputs, what the loops say, and the chunked form on all tokens."""
+
+    case: Case
+    inputs: dict
+    expected: np.ndarray
+    final: list
+    run: Callable
+    out: jax.Array
+    cache: mc_jax.Cache
+    gradient: dict | None
+
+
+def program(case, implementation):
+    """Compiled (out, cache, gradient of sum of out * weights) of (inputs, weights)."""
+
+    def weighted_sum(inputs, weights):
+        out, cache = call(case, inputs, implementation=implementation)
+        return (out * weights).sum(), (out, cache)
+
+    def run(inputs, weights):
+        if not differentiated(case):
+            return *weighted_sum(inputs, weights)[1], None
+        gradient, results = jax.grad(weighted_sum, has_aux=True)(inputs, weights)
+        return *results, gradient
+
+    return quick_jit(run)
+
+
+@pytest.fixture(scope="module", params=combinations(), ids=str)
+def whole(request):
+    case = request.param
+    inputs = make_inputs(case, LENGTH)
+    expected, final = naive_memory_caching(**inputs, **case.options())
+    with jax.enable_x64(True):
+        run = program(case, "chunked")
+        yield Whole(case, inputs, expected, final, run, *run(inputs, weights_like(expected)))
+
+
+@functools.cache
+def _weights(shape):
+    return np.random.default_rng(1).normal(size=shape)
+
+
+def weights_like(out):
+    return _weights(out.shape)
+
+
+def assert_cache_is(case, cache, final):
+    """The cached memories, descriptors and running weights against the loops'."""
+    for h, expected in enumerate(final[0]):
+        for cached in expected.cached:
+            # Constant: slot = segment. Logarithmic: slot = level, and the distance is 1 + level.
+            slot = cached.first // case.segment_len
+            if case.segmentation == "logarithmic":
+                slot = cached.distance - 1
+            found = {name: w[0, h, slot] for name, w in cache.memories.weights._asdict().items()}
+            assert_close(found, cached.weights, TOLERANCE, f"memory in slot {slot} ")
+            if cache.descriptors is not None:
+                descriptor = cache.descriptors[0, h, slot]
+                assert_close(descriptor, cached.descriptor, TOLERANCE, "descriptor")
+        running = {name: w[0, h] for name, w in cache.state.weights._asdict().items()}
+        assert_close(running, expected.weights, TOLERANCE, "running weights ")
+
+
+def test_both_forms(whole):
+    """The chunked form is the equations; so is the recurrence, and it has the same gradients."""
+    assert_close(whole.out, whole.expected, TOLERANCE, "output")
+    assert_cache_is(whole.case, jax.device_get(whole.cache), whole.final)
+    if differentiated(whole.case):  # where not, test_pieces runs the recurrence
+        run = program(whole.case, "recurrent")
+        out, cache, gradient = run(whole.inputs, weights_like(whole.out))
+        assert_close(out, whole.expected, TOLERANCE, "recurrent output")
+        assert_close(cache, whole.cache, TOLERANCE, "recurrent cache")
+        assert_close(gradient, whole.gradient, TOLERANCE, "recurrent gradient")
+
+
+def tokens_of(case, tree):
+    """The arrays of an inputs-like tree that have a length axis, by name."""
+    tokens = {name: tree[name] for name in ("q", "k", "v")}
+    if case.gate in ("context", "position"):
+        tokens["u"] = tree["u"]
+    return tokens | tree["gates"]._asdict()
+
+
+def test_causality(whole):
+    """d out[t] / d input[t'] = 0 for t' > t; and another future leaves the outputs as they were.
+
+    The second sees selections, too, which have no gradient.
+    """
+    for t in range(LENGTH) if differentiated(whole.case) else ():
+        only_t = np.zeros_like(weights_like(whole.out))
+        only_t[:, t] = weights_like(whole.out)[:, t]
+        gradient = jax.device_get(whole.run(whole.inputs, only_t)[2])
+        for name, g in tokens_of(whole.case, gradient).items():
+            assert np.all(g[:, t + 1 :] == 0.0), f"out[{t}] sees the future through {name}"
+            if name in ("q", "k", "v"):
+                assert np.any(g[:, t] != 0.0), f"out[{t}] does not depend on its own {name}"
+    other = make_inputs(whole.case, LENGTH, seed=5)
+    for t in range(1, LENGTH, 5):
+
+        def graft(past, future, t=t):
+            return np.concatenate([past[:, :t], future[:, t:]], axis=1)
+
+        ours, theirs = (tokens_of(whole.case, x) for x in (whole.inputs, other))
+        mixed = {name: graft(ours[name], theirs[name]) for name in ours}
+        inputs = {name: mixed.pop(name, x) for name, x in whole.inputs.items()}
+        inputs["gates"] = inputs["gates"]._replace(**mixed)
+        out = np.asarray(whole.run(inputs, weights_like(whole.out))[0])
+        assert_close(out[:, :t], whole.out[:, :t], 1e-14, f"out[:{t}]")
+        assert np.abs(out[:, t] - whole.out[:, t]).max() > 1e-3
+
+
+def test_pieces(whole):
+    """Token by token, and in pieces of 1 and 8 tokens whose cuts fall anywhere."""
+    case, inputs = whole.case, whole.inputs
+    go_on = quick_jit(lambda piece, cache: call(case, piece, initial_cache=cache))
+    first, start = quick_jit(lambda piece: call(case, piece))(cut(inputs, case, 0, 1))
+    start = mc_jax.reserve(
+        start, LENGTH, segment_len=case.segment_len, segmentation=case.segmentation
+    )
+    pieces = np.random.default_rng(len(str(case))).permutation([8] * 4 + [1] * 8)
+    for what, lengths in (("token by token", [1] * (LENGTH - 1)), ("pieces", pieces)):
+        cache, outs, position = start, [first], 1
+        for length in lengths:
+            out, cache = go_on(cut(inputs, case, position, position + length), cache)
+            outs.append(out)
+            position += length
+        assert position == LENGTH
+        assert_close(np.concatenate(outs, axis=1), whole.expected, TOLERANCE, what)
+        assert_close(cache, whole.cache, TOLERANCE, f"cache, {what}")

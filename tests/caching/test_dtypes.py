@@ -1,0 +1,75 @@
+"""float32 and bfloat16 as users run them, and gates at the ends of their ranges."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from .cases import Case, assert_close, call, cast, combinations, make_inputs, quick_call, quick_jit
+from .naive import naive_memory_caching
+
+LENGTH = 41
+# The gate is computed in one place for every rule and memory; one kind of it is enough here.
+CASES = combinations(gates=("context",))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_float32_and_bfloat16(case):
+    run = quick_jit(lambda inputs: call(case, inputs))
+    inputs = make_inputs(case, LENGTH)
+    expected, _ = naive_memory_caching(**inputs, **case.options())
+    with jax.default_matmul_precision("highest"):
+        out, cache = run(cast(inputs, jnp.float32))
+    assert out.dtype == jnp.float32
+    assert_close(out, expected, 1e-4, "float32 ")
+
+    # A layer norm over a collapsed vector magnifies rounding a hundredfold: keep to gentle writes.
+    if case.deep:
+        inputs["gates"] = inputs["gates"]._replace(eta=0.1 * inputs["gates"].eta)
+    narrow = cast(inputs, jnp.bfloat16)
+    # The same rounded inputs in float64, so that only the arithmetic differs.
+    rounded = jax.tree.map(lambda x: np.asarray(x, np.float64), narrow)
+    expected, _ = naive_memory_caching(**rounded, **case.options())
+    out, narrow_cache = run(narrow)
+    assert out.dtype == jnp.bfloat16
+    assert_close(out, expected, 2e-2, "bfloat16 ")
+    for x, wide in zip(jax.tree.leaves(narrow_cache), jax.tree.leaves(cache), strict=True):
+        assert x.dtype == wide.dtype
+        assert x.dtype in (jnp.float32, jnp.int32)
+
+
+@pytest.mark.parametrize("implementation", ["chunked", "recurrent"])
+@pytest.mark.parametrize("rule", ["linear", "swla", "dla", "titans"])
+def test_extreme_gates_stay_finite(rule, implementation):
+    """alpha from 1e-6 to 1 side by side, beta near 0 and 1, logits in the hundreds."""
+    case = Case(rule, "grm", chunk_len=6, segment_len=12)
+
+    def loss(inputs):
+        return call(case, inputs, implementation=implementation)[0].sum()
+
+    inputs = make_inputs(case, LENGTH)
+    rng = np.random.default_rng(0)
+    shape = inputs["q"].shape[:3]
+    gates = {"alpha": rng.choice([1e-6, 0.5, 1.0], size=shape)}
+    if rule in ("swla", "titans"):
+        gates["beta"] = rng.choice([1e-6, 0.999], size=shape)
+    inputs["gates"] = inputs["gates"]._replace(**gates)
+    inputs["u"] = 1e3 * inputs["u"]
+    value, gradient = quick_jit(jax.value_and_grad(loss))(cast(inputs, jnp.float32))
+    assert np.isfinite(value)
+    for path, g in jax.tree.flatten_with_path(gradient)[0]:
+        assert np.isfinite(g).all(), jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("aggregation", ["grm", "soup", "ssc"])
+def test_large_logits_select_one_memory(aggregation):
+    """With logits far apart the softmax is an argmax, with no overflow on the way."""
+    case = Case("linear", aggregation, gate="position", top_k=1)
+    inputs = make_inputs(case, LENGTH, places=8)
+    inputs["u"] = np.zeros_like(inputs["u"])
+    inputs["u"][..., 1] = 3e4
+    out, _ = quick_call(case, inputs)
+    expected, final = naive_memory_caching(**inputs, **case.options())
+    assert_close(out, expected, 1e-4)
+    previous = final[0][0].cached[-1].weights["w"]
+    assert_close(out[0, -1, 0], previous @ inputs["q"][0, -1, 0], 1e-4)

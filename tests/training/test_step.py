@@ -1,0 +1,96 @@
+"""Loss and metrics against numpy, and microbatches against the batch."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mc_jax.training.state import initial_state
+from mc_jax.training.step import Sums, batch_sums, make_train_step, means
+
+VOCAB = 7
+
+
+class Table(nn.Module):
+    """Logits that depend on the token alone."""
+
+    @nn.compact
+    def __call__(self, tokens):
+        return nn.Embed(VOCAB, VOCAB, name="table")(tokens)
+
+
+@pytest.fixture
+def batch():
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, VOCAB, (2, 12, 5), dtype=np.int32)
+    weights = rng.choice([0.0, 1.0, 0.5], (12, 5)).astype(np.float32)
+    return {"inputs": tokens[0], "targets": tokens[1], "weights": weights}
+
+
+def test_metrics_against_numpy(batch):
+    table = np.random.default_rng(1).normal(size=(VOCAB, VOCAB)).astype(np.float32)
+    token_bytes = np.array([0, 1, 2, 3, 1, 1, 4], np.int32)
+    params = {"table": {"embedding": jnp.asarray(table)}}
+    found = means(batch_sums(Table(), params, batch, jnp.asarray(token_bytes)))
+
+    logits, targets, weights = table[batch["inputs"]], batch["targets"], batch["weights"]
+    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    nll = -np.take_along_axis(log_probs, targets[..., None], -1)[..., 0]
+    expected = {
+        "loss": (weights * nll).sum() / weights.sum(),
+        "accuracy": (weights * (logits.argmax(-1) == targets)).sum() / weights.sum(),
+        "bits_per_byte": (weights * nll).sum() / np.log(2) / (weights * token_bytes[targets]).sum(),
+    }
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
+    assert "bits_per_byte" not in means(batch_sums(Table(), params, batch, None))
+
+
+def test_sums_add_over_batches(batch):
+    """Rows of different weight: the mean of the parts' means would be another number."""
+    params = Table().init(jax.random.key(0), batch["inputs"])["params"]
+    whole = batch_sums(Table(), params, batch, None)
+    parts = Sums.zeros(text=False)
+    for rows in (slice(0, 3), slice(3, 12)):
+        part = {key: value[rows] for key, value in batch.items()}
+        parts = jax.tree.map(jnp.add, parts, batch_sums(Table(), params, part, None))
+    for a, b in zip(jax.tree.leaves(parts), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+@pytest.mark.parametrize("microbatches", [2, 3, 12])
+def test_microbatches_are_one_big_batch(batch, microbatches):
+    optimizer = optax.sgd(1.0)
+    schedule = optax.constant_schedule(1.0)
+    results = []
+    for number in (1, microbatches):
+        state = initial_state(Table(), optimizer, seed=0)
+        step = jax.jit(make_train_step(Table(), optimizer, schedule, number, None))
+        results.append(step(state, batch))
+    (whole, whole_metrics), (parts, parts_metrics) = results
+    # With plain gradient descent the parameters show the gradient itself.
+    np.testing.assert_allclose(
+        parts.params["table"]["embedding"], whole.params["table"]["embedding"], rtol=1e-5, atol=1e-6
+    )
+    assert parts_metrics.keys() == whole_metrics.keys()
+    for name, value in whole_metrics.items():
+        np.testing.assert_allclose(parts_metrics[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_gradient_norm_shows_what_is_not_finite(batch):
+    """Logits that are far apart have a finite loss; the gradient here is made to overflow."""
+
+    class Overflow(nn.Module):
+        @nn.compact
+        def __call__(self, tokens):
+            scale = self.param("scale", nn.initializers.zeros, (1,))
+            # sqrt has an infinite slope at 0, where its value is finite.
+            return Table(name="table")(tokens) + jnp.sqrt(scale)
+
+    optimizer = optax.sgd(1.0)
+    step = make_train_step(Overflow(), optimizer, optax.constant_schedule(1.0), 1, None)
+    _, metrics = step(initial_state(Overflow(), optimizer, seed=0), batch)
+    assert np.isfinite(metrics["loss"]) and not np.isfinite(metrics["grad_norm"])

@@ -1,0 +1,55 @@
+"""Train a memory-caching language model, or go on with a run that was begun.
+
+  python train.py
+      the default job (configs/default.py), in runs/default
+
+  python train.py --config=configs/NAME.py
+      another experiment, in runs/NAME; NAME.py:TEXT calls its get_config("TEXT")
+
+  python train.py --config=configs/NAME.py --config.model.dim=256 --config.train.steps=50
+      the same with other settings; configs/base.py lists them all. A small train.steps cuts the
+      job short.
+
+The run's folder receives config.json, checkpoints/, metrics.jsonl, tensorboard/ and curves.png.
+The same command again goes on where the run was stopped, by whatever: Ctrl-C and SIGTERM finish
+the step and save it (a second one leaves at once), and after kill -9 or a crash the run goes on
+from the last checkpoint; the losses are those of a run that was never stopped. A finished run goes
+on when config.train.steps is raised.
+
+Exit codes: 0 the run is finished; 1 it diverged; 2 a setting, a file or the workdir cannot be
+used; 130 and 143 it was stopped by Ctrl-C or SIGTERM and has been saved.
+"""
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from mc_jax.training import DivergedError, train
+from mc_jax.training.cli import Parser, read_config, run
+
+DEFAULT_CONFIG = os.path.relpath(Path(__file__).parent / "configs" / "default.py")
+
+
+def main() -> int:
+    """Run the experiment that the command line describes; returns the exit code."""
+    parser = Parser(__doc__)
+    parser.add_argument("--config", default=DEFAULT_CONFIG, metavar="FILE", help="the experiment")
+    parser.add_argument("--workdir", metavar="FOLDER", help="the run's; default runs/<config name>")
+    arguments, overrides = parser.parse_known_args()
+    config = read_config(arguments.config, overrides)
+    file, _, argument = arguments.config.partition(":")
+    name = "-".join([Path(file).stem, *re.findall(r"[\w.]+", argument)])
+    try:
+        outcome = train(config, Path(arguments.workdir or f"runs/{name}"))
+    except DivergedError as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 1
+    if outcome.signal:
+        print(f"{outcome.signal.name}: saved step {outcome.step}; the same command goes on from it")
+        return 128 + outcome.signal
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
