@@ -2,7 +2,7 @@
 
     python train.py
 
-Bytes in, bytes out: 512-byte contexts, linear attention whose states are cached every 64 tokens
+Bytes in, bytes out: 256-byte contexts, linear attention whose states are cached every 32 tokens
 and read with GRM.
 """
 
@@ -11,8 +11,8 @@ from configs import base
 
 def get_config():
     config = base.get_config()
-    config.model.update(dim=128, num_layers=3, num_heads=4, mlp_dim=384)
-    config.model.memory.update(rule="linear", aggregation="grm", segment_len=64, chunk_len=64)
-    config.data.update(length=512, batch_size=16, eval_batch_size=16)
-    config.train.update(steps=600, learning_rate=4e-3, eval_every=100, checkpoint_every=100)
+    config.model.update(dim=128, num_layers=2, num_heads=4, mlp_dim=256)
+    config.model.memory.update(rule="linear", aggregation="grm", segment_len=32, chunk_len=32)
+    config.data.update(length=256, batch_size=8, eval_batch_size=16)
+    config.train.update(steps=1200, learning_rate=4e-3, eval_every=300, checkpoint_every=300)
     return config

@@ -13,7 +13,7 @@ from mc_jax.caching.router import gate_logits, gate_weights
 from mc_jax.caching.segments import capacity_for, visible_slots
 from mc_jax.errors import InputError
 from mc_jax.model import ModelConfig, RouterInputs
-from mc_jax.typing import Array, Float, Int, PyTree
+from mc_jax.typing import Array, Float, PyTree
 
 
 class GateMap(NamedTuple):
@@ -46,49 +46,44 @@ def memory_gates(options: Options, inputs: RouterInputs) -> Float[Array, "heads 
         allowed = "grm | soup | ssc with a gate; others give every memory the weight 1"
         raise InputError("aggregation", options.aggregation, allowed)
     length = inputs.k.shape[0]
-    segment = jnp.arange(length) // options.segment_len
+    # Whole segments; the places behind the example do not change what its tokens see.
+    q, k, u = (_pad(x, -length % options.segment_len) for x in inputs)
+    segment = jnp.arange(k.shape[0]) // options.segment_len
     # Nobody reads the memory of the last segment.
     count = capacity_for(length - 1, options.segment_len, options.segmentation)
     visible, distance = visible_slots(options, segment, count)
 
-    def token(u, q, own, descriptors, visible, distance):
-        u = None if u is None else u if u.ndim == 0 else u[None]
-        scores = gate_logits(options, u, q[None], own[None], descriptors, distance)
-        online, cached = gate_weights(options, *scores, visible)
-        return jnp.concatenate([online[:, None], cached], 1)[0]
-
-    def head(u, q, k):
-        own, means = _means(k.astype(jnp.float32), options.segment_len)
-        if options.segmentation == "logarithmic":
-            descriptors, shared = _bucket_means(means, segment, count), 0
+    def head(u: Array | None, q: Array, k: Array) -> Array:
+        segments = k.astype(jnp.float32).reshape(-1, options.segment_len, k.shape[-1])
+        own = jnp.cumsum(segments, 1) / jnp.arange(1, options.segment_len + 1)[:, None]
+        if options.segmentation == "logarithmic" and count:
+            descriptors = _bucket_means(own[:, -1], count)
         else:
-            descriptors, shared = means[:count], None
-        router = None if u is None or u.ndim == 0 else 0
-        axes = (router, 0, 0, shared, 0, 0)
-        return jax.vmap(token, axes)(u, q, own, descriptors, visible, distance)
+            descriptors = own[:count, -1]
+        u = None if u is None else u.T
+        scores = gate_logits(options, u, q.T, own.reshape(k.shape).T, descriptors, distance)
+        online, cached = gate_weights(options, *scores, visible)
+        return jnp.concatenate([online[None], cached]).T[:length]
 
     # A temperature has one axis, that of the heads; everything else has it second.
-    u_axis = None if inputs.u is None else min(inputs.u.ndim - 1, 1)
-    return jax.vmap(head, (u_axis, 1, 1))(inputs.u, inputs.q, inputs.k)
+    u_axis = None if u is None else min(u.ndim - 1, 1)
+    return jax.vmap(head, (u_axis, 1, 1))(u, q, k)
 
 
-def _means(
-    k: Float[Array, "length head_dim"], segment_len: int
-) -> tuple[Float[Array, "length head_dim"], Float[Array, "segments head_dim"]]:
-    """Causal mean of each token's own segment, and the mean of each segment that is complete."""
-    length, width = k.shape
-    segments = jnp.pad(k, ((0, -length % segment_len), (0, 0))).reshape(-1, segment_len, width)
-    own = jnp.cumsum(segments, 1) / jnp.arange(1, segment_len + 1)[:, None]
-    return own.reshape(-1, width)[:length], own[: length // segment_len, -1]
+def _pad(x: Any, places: int) -> Any:
+    """Zeros behind the tokens of [length, heads, ...]; a temperature [heads] stays."""
+    if x is None or x.ndim == 1:
+        return x
+    return jnp.pad(x, [(0, places)] + [(0, 0)] * (x.ndim - 1))
 
 
 def _bucket_means(
-    means: Float[Array, "segments head_dim"], segment: Int[Array, "length"], levels: int
-) -> Float[Array, "length levels head_dim"]:
-    """Mean of the segments in each level's bucket of each token, whatever where it has none."""
+    means: Float[Array, "segments head_dim"], levels: int
+) -> Float[Array, "segments levels head_dim"]:
+    """Mean of the segments in each level's bucket of each prefix, anything where it has none."""
     sums = jnp.concatenate([jnp.zeros_like(means[:1]), jnp.cumsum(means, 0)])
     level = jnp.arange(levels)
-    end = (segment[:, None] >> level) << level
+    end = (jnp.arange(len(means))[:, None] >> level) << level
     start = jnp.maximum(end - (1 << level), 0)
     return (sums[end] - sums[start]) / (1 << level)[:, None]
 

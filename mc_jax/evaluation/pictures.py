@@ -31,15 +31,14 @@ def draw_positions(path: Path, result: TextResult, segment_len: int | None) -> N
     # Six points an octave: single positions are too few tokens to read anything from.
     edges = np.unique(np.round(np.geomspace(1, length, 2 + 6 * length.bit_length())).astype(int))
     sums = scores.regroup(result.sums, np.array([0, *edges]))
-    points = [
-        (np.sqrt(max(start, 1) * end), bits)
-        for start, end, bits in zip(
-            [0, *edges], edges, sums.loss / np.log(2) / np.maximum(sums.bytes, 1), strict=False
-        )
+    points = scores.rows(sums, scores.spans(np.array([0, *edges])))
+    bits = [
+        np.nan if point["bits_per_byte"] is None else point["bits_per_byte"] for point in points
     ]
+    middle = [np.sqrt(max(point["first"], 1) * (point["last"] + 1)) for point in points]
     overall = scores.row(scores.total(result.sums))["bits_per_byte"]
-    figure, axis = _figure("tokens before the predicted one", "bits per byte")
-    axis.plot(*zip(*points, strict=True), color=_LINE, marker="o", markersize=3)
+    figure, axis = _figure("position in the context (tokens)", "bits per byte")
+    axis.plot(middle, bits, color=_LINE, marker="o", markersize=3)
     axis.axhline(overall, color=_MARK, linestyle="--", linewidth=1, label=f"overall {overall:.3f}")
     if segment_len and segment_len < length:
         axis.axvline(segment_len, color=_MARK, linestyle=":", label="first memory cached")
@@ -54,6 +53,7 @@ def draw_recall(path: Path, result: RecallResult) -> None:
     left, right = figure.subplots(1, 2, sharey=True)
     by_pairs = jax.tree.map(lambda x: x.sum(1), result.sums)
     left.plot(result.pairs, by_pairs.correct / by_pairs.weight, color=_LINE, marker="o")
+    left.set_xticks(result.pairs)
     _style(left, "key-value pairs", "recall")
     for i, pairs in enumerate(result.pairs):
         seen = result.sums.weight[i] > 0

@@ -3,22 +3,24 @@
 from collections.abc import Sequence
 from typing import Any
 
-_COLUMNS = {  # of a table: title and format of each number
-    "tokens": ("tokens", "{:,d}"),
-    "accuracy": ("recall", "{:.4f}"),
-    "loss": ("nats/token", "{:.4f}"),
-    "perplexity": ("perplexity", "{:.3f}"),
-    "bits_per_byte": ("bits/byte", "{:.4f}"),
-}
-_SHOWN = {
-    "text": ("tokens", "loss", "perplexity", "bits_per_byte"),
-    "mqar": ("tokens", "accuracy", "loss"),
+_COLUMNS = {  # of the table of a task: the number's name, its title and its format
+    "text": (
+        ("tokens", "tokens", ",d"),
+        ("loss", "nats/token", ".4f"),
+        ("perplexity", "perplexity", ".3f"),
+        ("bits_per_byte", "bits/byte", ".4f"),
+    ),
+    "mqar": (
+        ("tokens", "queries", ",d"),
+        ("accuracy", "recall", ".4f"),
+        ("loss", "nats/query", ".4f"),
+    ),
 }
 
 
 def summary(results: dict[str, Any]) -> str:
     """The results of `evaluate` as tables for people."""
-    held_out, names = results["held_out"], _SHOWN[results["task"]]
+    held_out, columns = results["held_out"], _COLUMNS[results["task"]]
     rows = [("overall", held_out)]
     if results["task"] == "text":
         rows += [(f"position {_span(row)}", row) for row in held_out["by_position"]]
@@ -27,8 +29,8 @@ def summary(results: dict[str, Any]) -> str:
         rows += [(f"distance {_span(row)}", row) for row in held_out["by_distance"]]
     title = f"step {results['step']}, {results['length']} tokens"
     lines = [
-        [title, *(_COLUMNS[name][0] for name in names)],
-        *([label, *(_show(row, name) for name in names)] for label, row in rows),
+        [title, *(column for _, column, _ in columns)],
+        *([label, *(_show(row[name], form) for name, _, form in columns)] for label, row in rows),
     ]
     return "\n\n".join([_table(lines), _gates(results["gates"])])
 
@@ -52,8 +54,8 @@ def _span(row: dict[str, Any]) -> str:
     return f"{first}" if first == last else f"{first}-{last}"
 
 
-def _show(row: dict[str, Any], name: str) -> str:
-    return "-" if row[name] is None else _COLUMNS[name][1].format(row[name])
+def _show(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _table(lines: Sequence[Sequence[str]]) -> str:

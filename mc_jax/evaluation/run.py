@@ -1,6 +1,7 @@
 """Evaluates a checkpoint of a run: numbers into JSON, pictures beside them."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def evaluate(
 
     Returns:
       What the JSON file holds: `step`, `task`, `length`; `held_out`, the numbers overall and by
-      position or by pairs and distance; `gates`, see `_look`; `files`, what was written.
+      position or by pairs and distance; `gates`, see `_look`.
 
     Raises:
       InputError: no such checkpoint, a damaged one, or a setting that cannot be used.
@@ -70,6 +71,8 @@ def _folder(workdir: Path) -> Path:
     except OSError as error:
         allowed = f"a folder that can be written ({error.strerror})"
         raise InputError("workdir", str(folder), allowed) from None
+    if not os.access(folder, os.W_OK):
+        raise InputError("workdir", str(folder), "a folder that can be written")
     return folder
 
 
@@ -105,7 +108,7 @@ def _look(experiment: Experiment, params: PyTree, path: Path) -> Results:
       the memory that holds the value, among the queries whose value is in a cached one. Without a
       gate to look at, `none`: why.
     """
-    if why := _no_gates(experiment):
+    if why := no_gates(experiment):
         path.unlink(missing_ok=True)
         return {"none": why}
     # For recall an example of the last number of pairs.
@@ -122,7 +125,7 @@ def _look(experiment: Experiment, params: PyTree, path: Path) -> Results:
     return {"layers": [_layer(options.segment_len, layer, answers) for layer in maps]}
 
 
-def _no_gates(experiment: Experiment) -> str | None:
+def no_gates(experiment: Experiment) -> str | None:
     """Why there is no gate to look at, or None."""
     memory = experiment.model.memory
     length = experiment.config.data.length

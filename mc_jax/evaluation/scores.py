@@ -14,7 +14,7 @@ from mc_jax.training.step import Sums, means
 from mc_jax.typing import PyTree
 
 Batch = Mapping[str, np.ndarray]
-Score = Callable[[Batch], tuple[np.ndarray, np.ndarray]]
+Score = Callable[[Batch], tuple[Any, Any]]
 Row = dict[str, Any]
 
 
@@ -55,13 +55,13 @@ def sums_by_cell(
     Returns:
       Totals in float64, leaves [cells].
     """
-    zeros = np.zeros(cells)
+    zeros: Any = np.zeros(cells)  # `Sums` in NumPy: float64 for any number of tokens
     total = Sums(zeros, zeros, zeros, None if token_bytes is None else zeros)
     for batch in batches:
         loss, correct = score(batch)
         weights, cell = batch["weights"].astype(np.float64), cell_of(batch).ravel()
-        text = None if token_bytes is None else token_bytes[batch["targets"]]
-        values = Sums(loss, np.ones_like(loss), correct, text)
+        text: Any = None if token_bytes is None else token_bytes[batch["targets"]]
+        values: Any = Sums(loss, np.ones_like(loss), correct, text)
         total = jax.tree.map(
             lambda sums, x, w=weights, at=cell: sums + np.bincount(at, (w * x).ravel(), cells),
             total,

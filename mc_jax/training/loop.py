@@ -78,6 +78,7 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
         shardings = data_parallel()
         functions = _compiled(experiment, shardings)
         batches = stack.enter_context(closing(_batches(config)))
+        data.eval_batches(config.data)  # bad held-out data shows now, not at the first measurement
         if start:
             shapes = jax.eval_shape(functions.initialise)
             state, position = checkpoints.restore(start, shapes, shardings.state)

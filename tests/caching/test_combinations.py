@@ -64,7 +64,7 @@ def program(case, implementation):
 @pytest.fixture(scope="module", params=combinations(), ids=str)
 def whole(request):
     case = request.param
-    inputs = make_inputs(case, LENGTH)
+    inputs = make_inputs(case, LENGTH, hidden=10)
     expected, final = naive_memory_caching(**inputs, **case.options())
     with jax.enable_x64(True):
         run = program(case, "chunked")
@@ -97,10 +97,19 @@ def assert_cache_is(case, cache, final):
         assert_close(running, expected.weights, TOLERANCE, "running weights ")
 
 
+def bytes_of_cache(case):
+    """What the package says a decoder of one sequence keeps."""
+    options = case.options()
+    del options["mem_norm"], options["activation"]
+    sizes = {"heads": 2, "head_dim": 5, "expansion": 2, "dtype": "float64"}
+    return mc_jax.state_size(LENGTH, **sizes, **options)
+
+
 def test_both_forms(whole):
     """The chunked form is the equations; so is the recurrence, and it has the same gradients."""
     assert_close(whole.out, whole.expected, TOLERANCE, "output")
     assert_cache_is(whole.case, jax.device_get(whole.cache), whole.final)
+    assert sum(x.nbytes for x in jax.tree.leaves(whole.cache)) == bytes_of_cache(whole.case)
     if differentiated(whole.case):  # where not, test_pieces runs the recurrence
         run = program(whole.case, "recurrent")
         out, cache, gradient = run(whole.inputs, weights_like(whole.out))
@@ -130,7 +139,7 @@ def test_causality(whole):
             assert np.all(g[:, t + 1 :] == 0.0), f"out[{t}] sees the future through {name}"
             if name in ("q", "k", "v"):
                 assert np.any(g[:, t] != 0.0), f"out[{t}] does not depend on its own {name}"
-    other = make_inputs(whole.case, LENGTH, seed=5)
+    other = make_inputs(whole.case, LENGTH, hidden=10, seed=5)
     for t in range(1, LENGTH, 5):
 
         def graft(past, future, t=t):

@@ -25,14 +25,15 @@ def test_float32_and_bfloat16(case):
 
     # A layer norm over a collapsed vector magnifies rounding a hundredfold: keep to gentle writes.
     if case.deep:
-        inputs["gates"] = inputs["gates"]._replace(eta=0.1 * inputs["gates"].eta)
+        inputs["gates"] = inputs["gates"]._replace(eta=0.03 * inputs["gates"].eta)
     narrow = cast(inputs, jnp.bfloat16)
     # The same rounded inputs in float64, so that only the arithmetic differs.
     rounded = jax.tree.map(lambda x: np.asarray(x, np.float64), narrow)
     expected, _ = naive_memory_caching(**rounded, **case.options())
     out, narrow_cache = run(narrow)
     assert out.dtype == jnp.bfloat16
-    assert_close(out, expected, 2e-2, "bfloat16 ")
+    error = np.linalg.norm(np.asarray(out, np.float64) - expected) / np.linalg.norm(expected)
+    assert error <= 1e-2, f"bfloat16: {error:.3g}"
     for x, wide in zip(jax.tree.leaves(narrow_cache), jax.tree.leaves(cache), strict=True):
         assert x.dtype == wide.dtype
         assert x.dtype in (jnp.float32, jnp.int32)

@@ -70,7 +70,7 @@ def test_finite_differences(case, x64):
             )
             return run(point | {name: moved})
 
-        expected = (along(1e-5) - along(-1e-5)) / 2e-5
+        expected = (along(1e-6) - along(-1e-6)) / 2e-6
         found = sum(
             jnp.vdot(g, d)
             for g, d in zip(
@@ -78,7 +78,7 @@ def test_finite_differences(case, x64):
             )
             if is_float(d)
         )
-        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("case", SAMPLE, ids=str)
