@@ -3,6 +3,7 @@
 import hypothesis
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=5)
 hypothesis.settings.load_profile("repeatable")
@@ -13,3 +14,25 @@ def x64():
     """float64 inside this test only; everything else runs as users run it."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(scope="session")
+def compiled_programs(tmp_path_factory):
+    """A folder that compiled programs are kept in."""
+    return str(tmp_path_factory.mktemp("compiled"))
+
+
+@pytest.fixture
+def compile_once(compiled_programs):
+    """Take programs that an earlier test has compiled from the folder."""
+    settings = {
+        "jax_compilation_cache_dir": compiled_programs,
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    before = {name: getattr(jax.config, name) for name in settings}
+    for values in (settings, before):
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        if values is settings:
+            yield

@@ -12,8 +12,9 @@ import pytest
 import eval as eval_program
 import train as train_program
 from configs import tiny
+from mc_jax.errors import InputError
 from mc_jax.training import train
-from mc_jax.training.cli import run
+from mc_jax.training.cli import read_config, run
 
 ROOT = Path(__file__).parents[1]
 TINY = "--config=configs/tiny.py"
@@ -93,16 +94,23 @@ SETTINGS = {
     "remat": ("model.remat=some", "model.remat", "'some'", "none | full | dots"),
     "vocabulary": ("model.vocab_size=63", "model.vocab_size", "63", "at least 64"),
     "steps": ("train.steps=-1", "train.steps", "-1", "an integer >= 1"),
-    "learning rate": ("train.learning_rate=-1", "train.learning_rate", "-1.0", "a number > 0"),
-    "nan": ("train.learning_rate=nan", "train.learning_rate", "nan", "a number > 0"),
+    "learning rate": (
+        "train.learning_rate=-1",
+        "train.learning_rate",
+        "-1.0",
+        "a finite number > 0",
+    ),
+    "nan": ("train.learning_rate=nan", "train.learning_rate", "nan", "a finite number > 0"),
+    "infinite": ("train.learning_rate=inf", "train.learning_rate", "inf", "a finite number > 0"),
     "warm-up": ("train.warmup_fraction=2", "train.warmup_fraction", "2.0", "from 0 to 1"),
     "beta": ("train.beta2=1", "train.beta2", "1.0", "not with, 1"),
-    "clip": ("train.clip_norm=-1", "train.clip_norm", "-1", "a number >= 0"),
+    "clip": ("train.clip_norm=-1", "train.clip_norm", "-1", "a finite number >= 0"),
     "keep": ("train.keep_checkpoints=0", "train.keep_checkpoints", "0", "an integer >= 1"),
     "batch": ("data.batch_size=-4", "data.batch_size", "-4", "at least 1"),
     "accumulation": ("train.grad_accum=3", "data.batch_size", "4", "a multiple of 3"),
     "length": ("data.length=0", "data.length", "0", "at least 1"),
     "task": ("data.task=copy", "data.task", "'copy'", "'text' or 'mqar'"),
+    "pairs type": ("data.mqar.pairs=(4.5,)", "data.mqar.pairs", "(4.5,)", "integers"),
     "pairs": ("data.mqar.pairs=(17,)", "data.mqar.pairs", "(17,)", "at most 16"),
     "no pairs": ("data.mqar.eval_pairs=()", "data.mqar.eval_pairs", "()", "one or more"),
     "keys": ("data.mqar.vocab_size=8", "data.mqar.vocab_size", "8", "at least 10"),
@@ -235,15 +243,25 @@ def test_a_workdir_that_cannot_be_written(refuse, tmp_path):
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
+OF_SAVED = [MQAR, "--config.model.num_layers=1", "--config.model.dim=8", "--config.model.mlp_dim=8"]
+OF_SAVED += ["--config.data.length=16", "--config.train.steps=3"]
+
+
+def test_a_damaged_metrics_file(saved):
+    path = saved / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([lines[0], "garbage\n", *lines[1:]]))
+    before = contents(saved)
+    with pytest.raises(InputError, match="metrics.jsonl:2: found 'garbage'; allowed: a line of"):
+        train(read_config(MQAR.split("=", 1)[1], OF_SAVED[1:]), saved)
+    assert contents(saved) == before
+
+
 def test_a_workdir_of_another_experiment(refuse, saved):
     before = contents(saved)
     parts = ("config", "'model.dim': 32", "model.dim=8", "data.length=16", "another workdir")
     refuse(train_program, [MQAR, f"--workdir={saved}"], *parts)
     assert contents(saved) == before
-
-
-OF_SAVED = [MQAR, "--config.model.num_layers=1", "--config.model.dim=8", "--config.model.mlp_dim=8"]
-OF_SAVED += ["--config.data.length=16", "--config.train.steps=3"]
 
 
 @pytest.mark.parametrize("part", ["state/", "config/", "data/", "metrics/"])

@@ -63,7 +63,16 @@ def check(config: Config) -> None:
         _check_text(config)
 
 
+def _check_types(field: str, values: Any, kind: type | tuple[type, ...], allowed: str) -> None:
+    """Check the elements of a tuple; a bool is no number here."""
+    if not all(isinstance(value, kind) and not isinstance(value, bool) for value in values):
+        raise InputError(field, tuple(values), allowed)
+
+
 def _check_text(config: Config) -> None:
+    for key in ("sources", "eval_sources"):
+        _check_types(f"data.{key}", config[key], str, "a tuple of strings, such as ('stdlib',)")
+    _check_types("data.weights", config.weights, (int, float), "a tuple of numbers")
     if not config.sources:
         raise InputError("data.sources", tuple(config.sources), "at least one, such as 'stdlib'")
     if config.weights and len(config.weights) != len(config.sources):
@@ -86,6 +95,7 @@ def _check_mqar(config: Config) -> None:
         raise InputError("data.mqar.power_a", mqar.power_a, "a positive number")
     for key in ("pairs", "eval_pairs"):
         field, counts = f"data.mqar.{key}", tuple(mqar[key])
+        _check_types(field, counts, int, "a tuple of integers")
         if not counts or min(counts) < 1:
             raise InputError(field, counts, "one or more pair counts, each at least 1")
         if 4 * max(counts) > config.length:

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -85,10 +86,12 @@ def _load(path: str) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise InputError("--config", path, f"a Python file ({error})") from None
+    except (SyntaxError, ImportError) as error:
+        raise InputError("--config", path, f"a Python file that can be run ({error})") from None
     if not hasattr(module, "get_config"):
         raise InputError("--config", path, "a Python file that defines get_config()")
+    if argument and not inspect.signature(module.get_config).parameters:
+        raise InputError("--config", path, "no ':TEXT' here: this get_config() takes no argument")
     config = module.get_config(*([argument] if argument else []))
     if not isinstance(config, ConfigDict):
         raise InputError("--config", path, "a get_config() that returns a ConfigDict")

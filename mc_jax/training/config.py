@@ -1,6 +1,7 @@
 """Every setting of training: its default, what it means, and the check that it can be used."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -68,13 +69,13 @@ class TrainConfig:
         for name in ("steps", "grad_accum", "log_every", "eval_every", "checkpoint_every"):
             self._check(name, getattr(self, name) >= 1, "an integer >= 1")
         self._check("keep_checkpoints", self.keep_checkpoints >= 1, "an integer >= 1")
-        self._check("learning_rate", self.learning_rate > 0, "a number > 0")
+        self._check("learning_rate", 0 < self.learning_rate < math.inf, "a finite number > 0")
         for name in ("warmup_fraction", "final_lr_fraction"):
             self._check(name, 0 <= getattr(self, name) <= 1, "a number from 0 to 1")
         for name in ("beta1", "beta2"):
             self._check(name, 0 <= getattr(self, name) < 1, "a number from 0 up to, not with, 1")
         for name in ("weight_decay", "clip_norm"):
-            self._check(name, getattr(self, name) >= 0, "a number >= 0")
+            self._check(name, 0 <= getattr(self, name) < math.inf, "a finite number >= 0")
 
     def _check(self, name: str, usable: bool, allowed: str) -> None:
         if not usable:

@@ -86,6 +86,9 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
         else:
             state = functions.initialise()
 
+        sinks = metrics.open_sinks(experiment.train, workdir, experiment.to_json(), start)
+        for sink in sinks:
+            stack.enter_context(closing(sink))
         replace(workdir / "config.json", json.dumps(experiment.to_json(), indent=2).encode())
         print(
             f"{workdir}: {f'going on from step {start}' if start else 'a new run'}\n"
@@ -93,9 +96,6 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
             f"{jax.device_count()} x {jax.devices()[0].device_kind}",
             flush=True,
         )
-        sinks = metrics.open_sinks(experiment.train, workdir, experiment.to_json(), start)
-        for sink in sinks:
-            stack.enter_context(closing(sink))
         progress = stack.enter_context(closing(Progress(experiment, start)))
         recorder = Recorder(sinks, progress, experiment)
         stop = stack.enter_context(StopSignal())

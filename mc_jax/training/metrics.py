@@ -54,14 +54,35 @@ class JsonLines:
 
 def _lines_until(path: Path, last: int) -> list[str]:
     """Lines of the steps up to `last`; a last line that a crash cut short is left out."""
-    with path.open() as file:
-        lines = [line for line in file if line.endswith("\n")]
-    return [line for line in lines if json.loads(line)["step"] <= last]
+    lines = [line for line in _text(path).splitlines(keepends=True) if line.endswith("\n")]
+    steps = [_record(path, number, line)["step"] for number, line in enumerate(lines, 1)]
+    return [line for line, step in zip(lines, steps, strict=True) if step <= last]
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """The records of a metrics.jsonl, each with its `step`."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """The records of a metrics.jsonl, each with its `step`.
+
+    Raises:
+      InputError: a line is damaged.
+    """
+    return [_record(path, number, line) for number, line in enumerate(_text(path).splitlines(), 1)]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(str(path), str(error), "a readable file; move it away") from None
+
+
+def _record(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+        int(record["step"])
+    except (ValueError, KeyError, TypeError):
+        allowed = "a line of JSON with its step; remove the line or move the file away"
+        raise InputError(f"{path}:{number}", line.strip()[:60], allowed) from None
+    return record
 
 
 class TensorBoard:

@@ -191,9 +191,7 @@ class Compressor:
                 momentum[name] = before.momentum[name]
                 read[name] = alpha * before.weights[name] - g["eta"][t] * gradient[name]
             else:
-                momentum[name] = (
-                    g["beta"][t] * before.momentum[name] - g["eta"][t] * gradient[name]
-                )
+                momentum[name] = g["beta"][t] * before.momentum[name] - g["eta"][t] * gradient[name]
                 read[name] = alpha * before.weights[name] + momentum[name]
         return read, momentum
 
@@ -388,9 +386,8 @@ def naive_memory_caching(
                 norm = None
                 if mem_norm == "layer":
                     norm = (_float64(params.norm.scale)[h], _float64(params.norm.bias)[h])
-            if u is None:
-                head_u = None
-            else:
+            head_u = u
+            if u is not None:
                 head_u = u[h] if gate == "shared_query" else u[b, :, h]
             head = Head(
                 q[b, :, h],

@@ -33,7 +33,7 @@ def test_settings_have_the_type_of_their_default():
         (TINY, "--wrokdir=x", "found '--wrokdir'"),
         (TINY, "more", "found 'more'"),
         ("configs/tinny.py", "--config.seed=1", "--config: found 'configs/tinny.py'"),
-        ("broken", "--config.seed=1", r"a Python file \(.*line 1\)"),
+        ("broken", "--config.seed=1", r"can be run \(.*line 1\)"),
         ("empty", "--config.seed=1", "a Python file that defines get_config"),
     ],
 )
