@@ -14,7 +14,7 @@ from configs import base
 def get_config(arg: str = "linear,grm"):
     rule, aggregation = arg.split(",")
     config = base.get_config()
-    config.model.update(dim=48, num_layers=1, num_heads=2, mlp_dim=0)
+    config.model.update(dim=32, num_layers=1, num_heads=2, mlp_dim=0)
     config.model.memory.update(
         rule=rule, aggregation=aggregation, segment_len=8, chunk_len=8, expansion=1
     )
@@ -22,11 +22,11 @@ def get_config(arg: str = "linear,grm"):
     # Examples with fewer pairs among those with 64: that all have 64 takes much longer to learn.
     config.data.mqar.update(vocab_size=256, pairs=(16, 32, 64), eval_pairs=(8, 16, 32, 64))
     config.train.update(
-        steps=600,
+        steps=1000,
         learning_rate=8e-3,
         weight_decay=0.0,
-        eval_every=300,
-        checkpoint_every=300,
+        eval_every=500,
+        checkpoint_every=250,
         log_every=10,
         tensorboard=False,
     )
