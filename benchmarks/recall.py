@@ -129,7 +129,7 @@ def markdown(rows: Sequence[Row], pairs: Sequence[str]) -> str:
 
 def draw(rows: Sequence[Row], pairs: str) -> None:
     """A bar for each cell, as high as the mean, and a dot for each seed."""
-    figure = Figure(figsize=(1.6 + 0.95 * len(rows), 3.8), layout="constrained")
+    figure = Figure(figsize=(max(5.0, 1.6 + 0.95 * len(rows)), 3.8), layout="constrained")
     axis = figure.subplots()
     names, place, previous = {}, 0.0, None
     for row in rows:
@@ -179,13 +179,13 @@ def main() -> None:
     args = arguments()
     # Seeds outermost: the picture is whole after the first of them.
     runs = [Run(args.workdir, cell, seed) for seed in args.seeds for cell in args.cells]
-    for run in runs:
-        if args.report or run.finished:
-            continue
+    unfinished = [] if args.report else [run for run in runs if not run.finished]
+    for run in unfinished:
         if not run.finish():
             raise SystemExit(f"stopped in {run.workdir}; the same command goes on from there")
         write_report(args.workdir)
-    write_report(args.workdir)
+    if not unfinished:
+        write_report(args.workdir)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,11 @@
     python train.py --config=configs/mqar.py:linear,none      # the same RNN without caching
     python train.py --config=configs/mqar.py:titans,grm       # RULE,AGGREGATION
 
-The model reads 64 pairs of a key and a value and must name the value of every key that comes
-again. A fixed-size state does not hold them all.
+The model reads up to 64 pairs of a key and a value and must name the value of every key that comes
+again. A fixed-size state does not hold them all; one layer with segments of 8 tokens, 4 pairs
+each, has to find the right cached memory. Linear attention takes about 3 minutes on 2 cores. At
+64 pairs (`python eval.py --workdir=runs/mqar`) expect a recall of about 0.91 with GRM
+and 0.30 without caching. `python -m benchmarks.recall` compares all aggregations over three seeds.
 """
 
 from configs import base
@@ -19,7 +22,7 @@ def get_config(arg: str = "linear,grm"):
         rule=rule, aggregation=aggregation, segment_len=8, chunk_len=8, expansion=1
     )
     config.data.update(task="mqar", length=256, batch_size=32, eval_batch_size=64, eval_batches=2)
-    # Examples with fewer pairs among those with 64: that all have 64 takes much longer to learn.
+    # Counts are mixed in training, as in Zoology; the benchmark compares recall at the largest.
     config.data.mqar.update(vocab_size=256, pairs=(16, 32, 64), eval_pairs=(8, 16, 32, 64))
     config.train.update(
         steps=1000,

@@ -5,7 +5,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=5)
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=3)
 hypothesis.settings.load_profile("repeatable")
 
 

@@ -102,6 +102,9 @@ def memory_caching(
     if not options.gated:
         u = None
     if initial_cache is not None:
+        if not isinstance(initial_cache, Cache):
+            found = type(initial_cache).__name__
+            raise InputError("initial_cache", found, "the Cache that an earlier call returned")
         expected = _empty(options, the_rule, q, gates, params, initial_cache.capacity)
         check_cache(expected, initial_cache)
         if options.caches and not isinstance(initial_cache.position, jax.core.Tracer):

@@ -19,8 +19,8 @@ Read = Callable[[Weights, Array], Array]
 # four of them a tenth of the reads are of memories that a token does not see yet; without, half.
 GROUPS = 4
 
-# Matrices that one product reads, their gates folded into its inputs.
-MATRICES_AT_ONCE = 8
+# Inputs of one product that reads several matrices at once, their gates folded into the inputs.
+PRODUCT_WIDTH = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,8 @@ class SharedSlots:
             scaled = (scale[:, None] * x).reshape(-1, x.shape[1])
             return y + matmul(weights.swapaxes(0, 1).reshape(out, -1), scaled, x.dtype)
 
-        return self._over_groups(add, (getattr(self.weights, name), gate), x, MATRICES_AT_ONCE)
+        at_once = max(1, PRODUCT_WIDTH // x.shape[0])
+        return self._over_groups(add, (getattr(self.weights, name), gate), x, at_once)
 
     def _over_groups(self, add: Callable, memories: Any, x: Array, at_once: int = 0) -> Array:
         """Sum over all memories; each group is read by the tokens that may see it.
@@ -95,16 +96,16 @@ def _scan_memories(add: Callable, memories: Any, x: Array, at_once: int) -> Arra
             return a.reshape(blocks, size, *a.shape[1:])
 
         memories = jax.tree.map(block, memories)
-    first = jax.tree.map(lambda a: a[0], memories)
-    start = jnp.zeros(jax.eval_shape(lambda m: add(0.0, m, x), first).shape, memories[1].dtype)
-    if memories[1].shape[0] == 1:
-        return add(start, first, x)
 
     # Rematerialised: the reads of all memories at once would be the largest array of all.
     @jax.checkpoint
     def step(y: Array, memory: Any) -> tuple[Array, None]:
         return add(y, memory, x), None
 
+    first = jax.tree.map(lambda a: a[0], memories)
+    start = jnp.zeros(jax.eval_shape(lambda m: add(0.0, m, x), first).shape, memories[1].dtype)
+    if memories[1].shape[0] == 1:
+        return step(start, first)[0]
     return lax.scan(step, start, memories)[0]
 
 

@@ -55,20 +55,24 @@ def _step(
     cache: Cache,
 ) -> tuple[Cache, Array]:
     position = cache.position + 1
-    chunk_end = position % options.chunk_len == 0
 
     def write(state: State) -> State:
-        state = rule.step(params, state, k, v, gates)
+        return rule.step(params, state, k, v, gates)
+
+    def settle(state: State) -> State:
+        chunk_end = position % options.chunk_len == 0
         return select(chunk_end, rule.end_chunk(params, state), state)
 
     state = write(cache.state)
     streams = cache.streams
     if streams is not None:
-        streams = jax.vmap(write)(streams)
+        streams = jax.vmap(lambda stream: settle(write(stream)))(streams)
     key_sum = None if cache.key_sum is None else cache.key_sum + k[:, 0].astype(cache.key_sum.dtype)
     cache = cache._replace(position=position, state=state, key_sum=key_sum, streams=streams)
     y = _read(rule, options, params, q, u, cache)
     y = jnp.where(fits(options, cache, position), y, jnp.nan)
+    # What a chunk's end does to the weights comes after its last token has read them.
+    cache = cache._replace(state=settle(state))
     if options.caches and cache.capacity:
         # Both branches exist once: what is large is copied only where a segment ends.
         ended = position % options.segment_len == 0

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from mc_jax.caching.cache import empty_cache
 from mc_jax.caching.options import Options
 from mc_jax.caching.segments import capacity_for
+from mc_jax.errors import InputError
 from mc_jax.memory import DeepParams, get_rule
 from mc_jax.memory.network import accumulator
 
@@ -48,7 +49,12 @@ def state_size(
       top_k: has no influence: every memory is kept to be selected from.
       chunk_len: tokens of a chunk.
       dtype: type of queries, keys and values; memories are float32, or float64 beside float64.
+
+    Raises:
+      InputError: an option that is not allowed.
     """
+    _check_counts(0, length=length)
+    _check_counts(1, heads=heads, head_dim=head_dim, expansion=expansion, window=window)
     options = Options(aggregation, segment_len, segmentation, write_mode, gate, top_k, chunk_len)
     capacity = capacity_for(length, segment_len, segmentation) if options.caches else 0
     the_rule = get_rule(rule)
@@ -70,5 +76,17 @@ def state_size(
 
 
 def kv_cache_size(length: int, *, heads: int, head_dim: int, dtype: str = "bfloat16") -> int:
-    """Bytes of the keys and values that one layer of softmax attention keeps of `length` tokens."""
+    """Bytes of the keys and values that one layer of softmax attention keeps of `length` tokens.
+
+    Raises:
+      InputError: a number that is not allowed.
+    """
+    _check_counts(0, length=length)
+    _check_counts(1, heads=heads, head_dim=head_dim)
     return 2 * length * heads * head_dim * jnp.dtype(dtype).itemsize
+
+
+def _check_counts(least: int, **counts: int) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise InputError(name, value, f"an integer >= {least}")

@@ -22,7 +22,7 @@ SAMPLE = [
     Case("dla", "ssc", "logarithmic", "checkpoint", "position", activation="silu"),
     Case("titans", "none", gate="none", mem_norm="weight_l2"),
     Case("titans", "grm", "constant", "checkpoint", "context"),
-    Case("titans", "soup", "logarithmic", "independent", "shared_query", activation="gelu_tanh"),
+    Case("titans", "soup", "logarithmic", "checkpoint", "shared_query", activation="gelu_tanh"),
     Case("titans", "ssc", "constant", "independent", "context", mem_norm="weight_l2"),
 ]
 
