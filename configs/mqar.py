@@ -7,8 +7,8 @@
 The model reads up to 64 pairs of a key and a value and must name the value of every key that comes
 again. A fixed-size state does not hold them all; one layer with segments of 8 tokens, 4 pairs
 each, has to find the right cached memory. At 64 pairs (`python eval.py --workdir=runs/mqar`)
-seed 0 of linear attention ends at a recall of 0.91 with GRM and of 0.30 without caching.
-`python -m benchmarks.recall` compares all aggregations over seeds.
+seed 0 of linear attention ends at a recall of 0.91 with GRM and of 0.30 without caching; the
+settings were chosen on that seed, so other seeds are the test. `python -m benchmarks.recall` compares all aggregations over seeds.
 """
 
 from configs import base
@@ -17,11 +17,13 @@ from configs import base
 def get_config(arg: str = "linear,grm"):
     rule, aggregation = arg.split(",")
     config = base.get_config()
-    config.model.update(dim=32, num_layers=1, num_heads=2, mlp_dim=0)
-    config.model.memory.update(
-        rule=rule, aggregation=aggregation, segment_len=8, chunk_len=8, expansion=1
-    )
     config.data.update(task="mqar", length=256, batch_size=32, eval_batch_size=64, eval_batches=2)
+    config.model.update(dim=40, num_layers=1, num_heads=2, mlp_dim=0)
+    # Without caching the segment is the whole sequence: its length sets what a state retains first.
+    segment_len = config.data.length if aggregation == "none" else 8
+    config.model.memory.update(
+        rule=rule, aggregation=aggregation, segment_len=segment_len, chunk_len=8, expansion=1
+    )
     # Counts are mixed in training, as in Zoology; the benchmark compares recall at the largest.
     config.data.mqar.update(vocab_size=256, pairs=(16, 32, 64), eval_pairs=(8, 16, 32, 64))
     config.train.update(

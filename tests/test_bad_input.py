@@ -178,6 +178,7 @@ def test_settings_that_do_not_go_together(case, refuse, tmp_path):
         (["--config=configs/tinny.py"], ("--config", "'configs/tinny.py'", "configs/tiny.py")),
         (["--config=LICENSE"], ("--config", "'LICENSE'", "a Python file")),
         (["--config=configs/tiny.py:image"], ("data.task", "'image'", "'text' or 'mqar'")),
+        (["--config=configs/base.py:more"], ("--config", "configs/base.py:more", "no argument")),
         (["--config=configs/paper_760m.py:big"], ("--config", "'big'", "RULE,AGGREGATION")),
         ([TINY, "--wrokdir=x"], ("arguments", "'--wrokdir'", "--help")),
         ([TINY, "more"], ("arguments", "'more'", "--help")),
@@ -185,6 +186,20 @@ def test_settings_that_do_not_go_together(case, refuse, tmp_path):
 )
 def test_an_argument_of_train(arguments, parts, refuse):
     refuse(train_program, arguments, *parts)
+
+
+@pytest.mark.parametrize(
+    ("source", "part"),
+    [
+        ("import nothing_of_this_name", "nothing_of_this_name"),
+        ("def get_config(:", "invalid syntax"),
+        ("steps = 3", "get_config()"),
+        ("def get_config():\n    return {}", "ConfigDict"),
+    ],
+)
+def test_an_experiment_file_that_is_none(source, part, refuse, tmp_path):
+    (tmp_path / "mine.py").write_text(source)
+    refuse(train_program, [f"--config={tmp_path / 'mine.py'}"], "--config", "mine.py", part)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mc_jax.caching.options import Options
-from mc_jax.memory.network import Linear, Network, NormParams, Weights, linear_of, matmul
+from mc_jax.memory.network import Linear, Network, NormParams, Weights, forward, linear_of, matmul
 from mc_jax.typing import Array, Float
 
 Read = Callable[[Weights, Array], Array]
@@ -151,13 +151,14 @@ def read_memories(
     """
     dtype = q.dtype
     if not slots.count:
-        return own_gate * network.forward(online, norm, q)
+        return own_gate * forward(network, online, norm, q)
     if options.aggregation == "soup" or network.is_linear:
 
         def linear(name: str, x: Array) -> Array:
             cached = slots.mix_linear(name, gate, x.astype(dtype))
             return own_gate * online(name, x) + cached
 
-        return network.forward(linear, norm, q)
-    cached = slots.mix(lambda w, x: network.forward(linear_of(w, dtype), norm, x), gate, q)
-    return own_gate * network.forward(online, norm, q) + cached
+        return forward(network, linear, norm, q)
+    features = slots.mix(lambda w, x: network.features(linear_of(w, dtype), x), gate, q)
+    features = own_gate * network.features(online, q) + features
+    return network.output(norm, q, features, own_gate + jnp.sum(gate, 0))

@@ -15,7 +15,7 @@ from mc_jax.caching.cache import Cache, fits, memory_of
 from mc_jax.caching.options import Options
 from mc_jax.caching.router import gate_logits, gate_weights
 from mc_jax.caching.segments import visible_slots
-from mc_jax.memory.network import DeepParams, Weights, accumulator, linear_of
+from mc_jax.memory.network import DeepParams, Weights, accumulator, forward, linear_of
 from mc_jax.memory.rule import Rule, State, norm_of, select
 from mc_jax.typing import Array
 
@@ -89,7 +89,7 @@ def _read(
     dtype, norm = q.dtype, norm_of(params)
 
     def read(weights: Weights) -> Array:
-        return rule.network.forward(linear_of(weights, dtype), norm, q)
+        return forward(rule.network, linear_of(weights, dtype), norm, q)
 
     if not cache.capacity:
         return read(cache.state.weights)

@@ -1,16 +1,15 @@
 """Losses of single tokens, added up by cell: by position, by number of pairs, by distance."""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from mc_jax.training.sharding import Shardings, to_devices
-from mc_jax.training.step import Sums, means
+from mc_jax.training.step import Sums, means, token_scores
 from mc_jax.typing import PyTree
 
 Batch = Mapping[str, np.ndarray]
@@ -19,19 +18,8 @@ Row = dict[str, Any]
 
 
 def make_score(model: nn.Module, params: PyTree, shardings: Shardings) -> Score:
-    """Build `score(batch) -> (loss, correct)`.
-
-    The loss is in nats, `correct` is whether the likeliest token is the target; both
-    [batch, length], whatever the weights.
-    """
-
-    def score(params: PyTree, batch: Mapping[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        logits_BLV = jnp.asarray(model.apply({"params": params}, batch["inputs"]), jnp.float32)
-        targets = batch["targets"]
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits_BLV, targets)
-        return loss, jnp.argmax(logits_BLV, -1) == targets
-
-    compiled = jax.jit(score, out_shardings=shardings.state)
+    """Build `score(batch) -> (loss, correct)`, what `token_scores` says of a batch's tokens."""
+    compiled = jax.jit(functools.partial(token_scores, model), out_shardings=shardings.state)
     params = jax.device_put(params, shardings.state)
     return lambda batch: jax.device_get(compiled(params, to_devices(batch, shardings.batch)))
 

@@ -15,7 +15,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mc_jax.memory.network import Linear, Network, NormParams, Weights, accumulator, matmul
+from mc_jax.memory.network import (
+    Linear,
+    Network,
+    NormParams,
+    Weights,
+    accumulator,
+    forward,
+    matmul,
+)
 from mc_jax.typing import Array, Float
 
 Loss = Callable[[Array, Array], Array]
@@ -26,16 +34,14 @@ class Coefficients(NamedTuple):
 
     Attributes:
       weights: A(t), the weight of W_0 in W_t.
-      rates: step size of each token's gradient.
-      grads: minus the weight of token i's step in W_t, at [i, t]; rates times this is G(t, i).
-        With a sliding-window write the rows start that many tokens before the chunk.
+      grads: G(t, i), minus the weight of token i's gradient in W_t, at [i, t]. With a
+        sliding-window write the rows start that many tokens before the chunk.
       momentum: c(t), the weight of S_0 in W_t; None without momentum.
-      momentum_end: (weight of S_0, minus the weights of the steps) in the chunk's last S.
+      momentum_end: (weight of S_0, minus the weights of the gradients) in the chunk's last S.
       log_decay: log of the chunk's total decay A(end).
     """
 
     weights: Float[Array, " chunk"]
-    rates: Float[Array, " window_chunk"]
     grads: Float[Array, "window_chunk chunk"]
     momentum: Float[Array, " chunk"] | None
     momentum_end: tuple[Float[Array, ""], Float[Array, " chunk"]] | None
@@ -84,7 +90,7 @@ def gradient_factors(
             inputs[name] = x
             return matmul(getattr(weights, name), x, dtype) + offsets[name]
 
-        return jnp.sum(loss(network.forward(linear, norm, k), v)), inputs
+        return jnp.sum(loss(forward(network, linear, norm, k), v)), inputs
 
     offsets = {
         name: jnp.zeros((w.shape[0], k.shape[1]), accumulator(dtype))
@@ -99,7 +105,7 @@ def online_linear(chunk: Chunk, coefficients: Coefficients, dtype: jnp.dtype) ->
     def linear(name: str, x: Float[Array, "in chunk"]) -> Float[Array, "out chunk"]:
         scores = matmul(chunk.factors.inputs[name].T, x, dtype) * coefficients.grads
         y = coefficients.weights * matmul(getattr(chunk.weights, name), x, dtype)
-        y = y - matmul(chunk.factors.delta[name] * coefficients.rates, scores, dtype)
+        y = y - matmul(chunk.factors.delta[name], scores, dtype)
         if chunk.momentum is not None:
             y = y + coefficients.momentum * matmul(getattr(chunk.momentum, name), x, dtype)
         return y
@@ -114,8 +120,7 @@ def advance(
     factors = chunk.factors
 
     def summed(name: str, scale: Array) -> Array:
-        delta = factors.delta[name] * (coefficients.rates * scale)
-        return matmul(delta, factors.inputs[name].T, dtype)
+        return matmul(factors.delta[name] * scale, factors.inputs[name].T, dtype)
 
     weights = {
         name: coefficients.weights[-1] * w - summed(name, coefficients.grads[:, -1])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from mc_jax.memory.chunk import Coefficients, Factors, gradient_factors
 from mc_jax.memory.decay import decay_products, log_decay
-from mc_jax.memory.network import MlpNetwork, MlpWeights, linear_of
+from mc_jax.memory.network import MlpNetwork, MlpWeights, forward, linear_of
 from mc_jax.memory.rule import State, norm_of, register
 from mc_jax.typing import Array, Float
 
@@ -104,15 +104,15 @@ class DeepRule:
     def coefficients(self, prepared: Steps) -> Coefficients:
         """DLA: `G(t, i) = A(t, i) eta_i`; Titans: `eta_i sum_{i<=j<=t} A(t, j) B(j, i)`."""
         total, products = decay_products(prepared.log_alpha)
-        log_total = jnp.sum(prepared.log_alpha)
+        log_total, eta = jnp.sum(prepared.log_alpha), prepared.eta[:, None]
         if prepared.log_beta is None:
-            return Coefficients(total, prepared.eta, products, None, None, log_total)
+            return Coefficients(total, eta * products, None, None, log_total)
         kept, momenta = decay_products(prepared.log_beta)
+        momenta = eta * momenta
         applied = prepared.applied[:, None] * products
         precise = jax.lax.Precision.HIGHEST
         return Coefficients(
             total,
-            prepared.eta,
             jnp.matmul(momenta, applied, precision=precise),
             jnp.matmul(kept, applied, precision=precise),
             (kept[-1], momenta[:, -1]),
@@ -129,7 +129,7 @@ class DeepRule:
         """One token of eq. 30, or of eqs. 34 and 35."""
 
         def loss(weights: MlpWeights) -> Array:
-            y = self.network.forward(linear_of(weights, k.dtype), norm_of(params), k)
+            y = forward(self.network, linear_of(weights, k.dtype), norm_of(params), k)
             return jnp.sum(_LOSSES[self.gates_type](y, v))
 
         grads = jax.grad(loss)(state.anchor)

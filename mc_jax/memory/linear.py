@@ -89,14 +89,15 @@ class MatrixRule:
         log_total = jnp.sum(prepared.log_alpha)
         window = prepared.scale.shape[0] - 1
         if not window:
-            return Coefficients(total, prepared.scale[0], products, None, None, log_total)
+            grads = products * prepared.scale[0][:, None]
+            return Coefficients(total, grads, None, None, log_total)
         # Token m = j + i writes token j, i steps back: row m - i, counted from -window.
         written = [
             jnp.pad(products * prepared.scale[i][:, None], ((window - i, i), (0, 0)))
             for i in range(window + 1)
         ]
         grads = jnp.sum(jnp.stack(written), 0)
-        return Coefficients(total, jnp.ones_like(grads[:, 0]), grads, None, None, log_total)
+        return Coefficients(total, grads, None, None, log_total)
 
     def factors(self, params: Any, state: State, k: Array, v: Array) -> Factors:
         """Gradient `-v kᵀ` of `-<M k, v>` for the window's tokens and the chunk's."""

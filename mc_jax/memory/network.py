@@ -11,7 +11,7 @@ ones.
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -70,9 +70,21 @@ class Network(Protocol):
         """Whether mixing outputs and mixing parameters are the same thing."""
         ...
 
-    def forward(self, linear: Linear, norm: NormParams | None, x: Array) -> Array:
-        """Output of the memory for inputs `x` [head_dim, tokens]."""
+    def features(self, linear: Linear, x: Array) -> Array:
+        """What depends on the weights, for inputs `x` [head_dim, tokens]."""
         ...
+
+    def output(self, norm: NormParams | None, x: Array, features: Array, weight: Any) -> Array:
+        """`sum_i g_i M_i(x)`, given `sum_i g_i features_i` and `weight`, the sum of the g_i.
+
+        A memory's output is affine in its features, in a way that all memories share.
+        """
+        ...
+
+
+def forward(network: Network, linear: Linear, norm: NormParams | None, x: Array) -> Array:
+    """Output of one memory for inputs `x` [head_dim, tokens]."""
+    return network.output(norm, x, network.features(linear, x), 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +93,13 @@ class MatrixNetwork:
 
     is_linear = True
 
-    def forward(self, linear: Linear, norm: NormParams | None, x: Array) -> Array:
-        """Output of the memory for inputs `x` [head_dim, tokens]."""
+    def features(self, linear: Linear, x: Array) -> Array:
+        """The output itself."""
         return linear("w", x)
+
+    def output(self, norm: NormParams | None, x: Array, features: Array, weight: Any) -> Array:
+        """See `Network`."""
+        return features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,14 +110,19 @@ class MlpNetwork:
     mem_norm: str
     is_linear = False
 
-    def forward(self, linear: Linear, norm: NormParams | None, x: Array) -> Array:
-        """Output of the memory for inputs `x` [head_dim, tokens]."""
+    def features(self, linear: Linear, x: Array) -> Array:
+        """`W1 act(W2 x)`, for `mem_norm="layer"` brought to mean 0 and variance 1."""
         y = linear("w1", ACTIVATIONS[self.activation](linear("w2", x)))
         if self.mem_norm == "layer":
             y = y - jnp.mean(y, -2, keepdims=True)
             y = y * jax.lax.rsqrt(jnp.mean(y * y, -2, keepdims=True) + NORM_EPS)
-            y = y * norm.scale[:, None] + norm.bias[:, None]
-        return x + y
+        return y
+
+    def output(self, norm: NormParams | None, x: Array, features: Array, weight: Any) -> Array:
+        """See `Network`."""
+        if self.mem_norm == "layer":
+            return weight * (x + norm.bias[:, None]) + norm.scale[:, None] * features
+        return weight * x + features
 
 
 def matmul(a: Array, b: Array, dtype: jnp.dtype) -> Array:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from mc_jax.training.state import TrainState
-from mc_jax.typing import Array, Float, Int
+from mc_jax.typing import Array, Bool, Float, Int
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
@@ -30,21 +30,35 @@ class Sums(NamedTuple):
         return cls(zero, zero, zero, zero if text else None)
 
 
+def token_scores(
+    model: nn.Module, params: Mapping, batch: Batch
+) -> tuple[Float[Array, "batch length"], Bool[Array, "batch length"]]:
+    """Cross-entropy in nats, and whether the likeliest token is the target, whatever the weights.
+
+    Args:
+      model: gives logits [batch, length, vocab] for tokens [batch, length].
+      params: its parameters.
+      batch: `inputs` and `targets`, each [batch, length].
+    """
+    logits_BLV = jnp.asarray(model.apply({"params": params}, batch["inputs"]), jnp.float32)
+    targets = batch["targets"]
+    loss_BL = optax.softmax_cross_entropy_with_integer_labels(logits_BLV, targets)
+    return loss_BL, jnp.argmax(logits_BLV, axis=-1) == targets
+
+
 def batch_sums(
     model: nn.Module, params: Mapping, batch: Batch, token_bytes: Int[Array, "vocab"] | None
 ) -> Sums:
     """Run the model on a batch and add up, in float32.
 
     Args:
-      model: gives logits [batch, length, vocab] for tokens [batch, length].
+      model: as for `token_scores`.
       params: its parameters.
       batch: `inputs`, `targets`, `weights`, each [batch, length].
       token_bytes: bytes of text that each token stands for; None if the tokens are no text.
     """
-    logits_BLV = jnp.asarray(model.apply({"params": params}, batch["inputs"]), jnp.float32)
+    loss_BL, correct_BL = token_scores(model, params, batch)
     targets, weights = batch["targets"], batch["weights"]
-    loss_BL = optax.softmax_cross_entropy_with_integer_labels(logits_BLV, targets)
-    correct_BL = jnp.argmax(logits_BLV, axis=-1) == targets
     text_bytes = None if token_bytes is None else jnp.sum(weights * token_bytes[targets])
     return Sums(
         jnp.sum(weights * loss_BL),

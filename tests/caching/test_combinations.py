@@ -24,10 +24,11 @@ TOLERANCE = 1e-10
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-def differentiated(case):
-    """Where gradients are taken: everywhere but for the rarer gates of the dearer rules.
+def recurrence_compiled(case):
+    """Where the recurrence runs on the whole: not for the rarer gates of the dearer rules.
 
-    A gate's code is the same for every rule, and its programs take most of the time to compile.
+    A gate's code is the same for every rule, and compiling is nearly all of the time. test_pieces
+    runs the recurrence for all of them.
     """
     return case.rule == "linear" or case.gate == "context" or case.aggregation == "residual"
 
@@ -42,7 +43,7 @@ class Whole(NamedTuple):
     run: Callable
     out: jax.Array
     cache: mc_jax.Cache
-    gradient: dict | None
+    gradient: dict
 
 
 def program(case, implementation):
@@ -53,8 +54,6 @@ def program(case, implementation):
         return (out * weights).sum(), (out, cache)
 
     def run(inputs, weights):
-        if not differentiated(case):
-            return *weighted_sum(inputs, weights)[1], None
         gradient, results = jax.grad(weighted_sum, has_aux=True)(inputs, weights)
         return *results, gradient
 
@@ -110,7 +109,7 @@ def test_both_forms(whole):
     assert_close(whole.out, whole.expected, TOLERANCE, "output")
     assert_cache_is(whole.case, jax.device_get(whole.cache), whole.final)
     assert sum(x.nbytes for x in jax.tree.leaves(whole.cache)) == bytes_of_cache(whole.case)
-    if differentiated(whole.case):  # where not, test_pieces runs the recurrence
+    if recurrence_compiled(whole.case):
         run = program(whole.case, "recurrent")
         out, cache, gradient = run(whole.inputs, weights_like(whole.out))
         assert_close(out, whole.expected, TOLERANCE, "recurrent output")
@@ -131,7 +130,7 @@ def test_causality(whole):
 
     The second sees selections, too, which have no gradient.
     """
-    for t in range(LENGTH) if differentiated(whole.case) else ():
+    for t in range(LENGTH):
         only_t = np.zeros_like(weights_like(whole.out))
         only_t[:, t] = weights_like(whole.out)[:, t]
         gradient = jax.device_get(whole.run(whole.inputs, only_t)[2])

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from caching.cases import Case, assert_close, make_inputs, quick_call
+from caching.cases import Case, assert_close, call, cast, cut, make_inputs, quick_call, quick_jit
 from caching.naive import naive_memory_caching
+from mc_jax import reserve
 
 LENGTH = 29
 
@@ -72,6 +73,27 @@ def test_sliding_windows(window, aggregation, write_mode, implementation, x64):
     """Windows longer than a chunk, and kept or emptied at a segment's start."""
     case = Case("swla", aggregation, write_mode=write_mode, gate="none", chunk_len=3)
     check(case, implementation, window=window)
+
+
+@both
+@pytest.mark.parametrize("window", [1, 5])
+@pytest.mark.parametrize("write_mode", ["independent", "checkpoint"])
+def test_sliding_windows_across_calls(window, write_mode, implementation, x64):
+    """The cache holds the last tokens of a window, across pieces that are shorter than it."""
+    case = Case("swla", "residual", write_mode=write_mode, gate="none")
+    inputs = make_inputs(case, LENGTH, window=window)
+    expected, _ = naive_memory_caching(**inputs, **case.options())
+    begin = quick_jit(lambda piece: call(case, piece, implementation=implementation))
+    go_on = quick_jit(
+        lambda piece, cache: call(case, piece, initial_cache=cache, implementation=implementation)
+    )
+    out, cache = begin(cast(cut(inputs, case, 0, 7), jnp.float64))
+    cache = reserve(cache, LENGTH, segment_len=case.segment_len)
+    outs = [out]
+    for start in range(7, LENGTH, 2):
+        out, cache = go_on(cast(cut(inputs, case, start, start + 2), jnp.float64), cache)
+        outs.append(out)
+    assert_close(jnp.concatenate(outs, axis=1), expected, 1e-10)
 
 
 @both
