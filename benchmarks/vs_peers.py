@@ -12,7 +12,7 @@ the head's), aggregation, write mode, loss (outputs times a fixed random array),
 
 What differs:
   - The package updates and reads token by token in Python; ours takes the inner gradients of a
-    chunk of 64 tokens at its start (`--chunk_len`), which is how such layers are trained.
+    chunk of 32 tokens at its start (`--chunk_len`), which is how such layers are trained.
   - Ours does more around the memory: convolution, SiLU, unit queries and keys, gates that depend
     on the token, norms, an output gate. The package has projections and constant step sizes.
   - Ours has learned initial weights and the memory norm; the package has biases in the MLP, and
@@ -46,7 +46,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument("--segment_len", type=int, default=64)
-    parser.add_argument("--chunk_len", type=int, default=64, help="ours")
+    parser.add_argument("--chunk_len", type=int, default=32, help="ours")
     parser.add_argument("--threads", type=int, default=2, help="cores for both")
     parser.add_argument("--rounds", type=int, default=5, help="most turns for each rule")
     parser.add_argument("--budget_s", type=float, default=50, help="no third turn after this long")
