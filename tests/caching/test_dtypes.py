@@ -13,7 +13,9 @@ LENGTH = 41
 
 @pytest.mark.parametrize("case", combinations(), ids=str)
 def test_float32(case):
-    inputs = make_inputs(case, LENGTH)
+    # Wide enough that the norm of a DLA memory seldom meets a vector that is nearly constant, which
+    # magnifies rounding.
+    inputs = make_inputs(case, LENGTH, dim=8, hidden=16)
     expected, _ = naive_memory_caching(**inputs, **case.options())
     with jax.default_matmul_precision("highest"):
         out, cache = quick_call(case, inputs)
