@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
@@ -31,6 +31,8 @@ _NAMES: dict[Any, str] = {
 class _Config:
     """Checks the type of every field and reads itself from a mapping."""
 
+    GROUP: ClassVar[str]  # where the fields stand in the experiment's config
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -41,7 +43,7 @@ class _Config:
     @classmethod
     def _path(cls, name: str) -> str:
         """Dotted name of a field, as in the experiment's config."""
-        raise NotImplementedError
+        return f"{cls.GROUP}.{name}"
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -119,9 +121,7 @@ class MemoryConfig(_Config):
     # auto | chunked | recurrent (the equations token by token, slow).
     implementation: str = "auto"
 
-    @classmethod
-    def _path(cls, name: str) -> str:
-        return f"model.memory.{name}"
+    GROUP = "model.memory"
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -180,9 +180,7 @@ class AttentionConfig(_Config):
     # auto | xla | cudnn, of jax.nn.dot_product_attention.
     implementation: str = "auto"
 
-    @classmethod
-    def _path(cls, name: str) -> str:
-        return f"model.attention.{name}"
+    GROUP = "model.attention"
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -230,9 +228,7 @@ class ModelConfig(_Config):
     # Attention layers.
     attention: AttentionConfig = AttentionConfig()
 
-    @classmethod
-    def _path(cls, name: str) -> str:
-        return f"model.{name}"
+    GROUP = "model"
 
     def __post_init__(self) -> None:
         """Check every value.
