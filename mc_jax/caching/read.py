@@ -17,7 +17,7 @@ Read = Callable[[Weights, Array], Array]
 
 # Groups of memories that a fresh sequence is read in: the tokens before a group are left out. With
 # four of them a tenth of the reads are of memories that a token does not see yet; without, half.
-GROUPS = 4
+GROUPS = 8
 
 # Inputs of one product that reads several matrices at once, their gates folded into the inputs.
 PRODUCT_WIDTH = 256
@@ -74,7 +74,7 @@ class SharedSlots:
           x: inputs [in, tokens].
           at_once: memories of a block; 0 for one memory without the block's axis.
         """
-        per_group = -(-self.count // GROUPS) if self.stride else self.count
+        per_group = max(2, -(-self.count // GROUPS)) if self.stride else self.count
         y: Array = jnp.zeros(())
         for start in range(0, self.count, per_group):
             first = (start + 1) * self.stride

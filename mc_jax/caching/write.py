@@ -12,7 +12,7 @@ from jax import lax
 
 from mc_jax.caching.cache import Cache, uses_streams
 from mc_jax.caching.segments import Grid
-from mc_jax.memory.chunk import Chunk, Coefficients
+from mc_jax.memory.chunk import Chunk, Coefficients, EndCoefficients, Factors
 from mc_jax.memory.network import DeepParams, accumulator
 from mc_jax.memory.rule import Rule, State, chunk_step, select
 from mc_jax.typing import Array
@@ -21,7 +21,7 @@ from mc_jax.typing import Array
 class Inputs(NamedTuple):
     """What is compressed, leading axes [segments, chunks]."""
 
-    coefficients: Coefficients
+    end: EndCoefficients
     k: Array
     v: Array
     complete: Array
@@ -65,7 +65,7 @@ def write_segments(
       The segments as the online memory sees them, the coefficients of their chunks and, where
       buckets have to be compressed from their tokens, the streams of level 1, 2, ....
     """
-    inputs, state, window = _inputs(rule, grid, k, v, gates, cache)
+    inputs, coefficients, state, window = _inputs(rule, grid, k, v, gates, cache)
     written = _write(rule, grid, params, inputs, state, cache)
     if window is not None:
         written = written._replace(final=written.final._replace(window=window))
@@ -73,12 +73,12 @@ def write_segments(
     if uses_streams(rule, grid.options):
         levels = range(1, cache.capacity + 1)
         streams = [_write_stream(rule, grid, params, inputs, cache, level) for level in levels]
-    return written, inputs.coefficients, streams
+    return written, coefficients, streams
 
 
 def _inputs(
     rule: Rule, grid: Grid, k: Array, v: Array, gates: Any, cache: Cache
-) -> tuple[Inputs, State, Any]:
+) -> tuple[Inputs, Coefficients, State, Any]:
     """Tokens and coefficients on the grid, the state they meet, and the next window."""
     state, dtype = cache.state, accumulator(k.dtype)
     if grid.fresh:
@@ -86,7 +86,8 @@ def _inputs(
         state = state._replace(anchor=None)
     placed = jax.tree.map(grid.place, gates)
     prepared = rule.prepare(placed, grid.valid, dtype)
-    coefficients = jax.vmap(jax.vmap(rule.coefficients))(jax.tree.map(grid.chunks_first, prepared))
+    prepared = jax.tree.map(grid.chunks_first, prepared)
+    coefficients, end = jax.vmap(jax.vmap(rule.coefficients))(prepared)
     window = None
     if state.window is None:
         k, v = grid.place(k), grid.place(v)
@@ -96,8 +97,8 @@ def _inputs(
         window = tuple(_last(grid, buffer, size).astype(dtype) for buffer in buffers)
         state = state._replace(window=tuple(b[:, :size].astype(dtype) for b in buffers))
         k, v = (buffer[:, size:] for buffer in buffers)
-    inputs = Inputs(coefficients, grid.chunks_first(k), grid.chunks_first(v), grid.chunk_complete)
-    return inputs, state, window
+    inputs = Inputs(end, grid.chunks_first(k), grid.chunks_first(v), grid.chunk_complete)
+    return inputs, coefficients, state, window
 
 
 def _last(grid: Grid, buffer: Array, size: int) -> Array:
@@ -118,25 +119,40 @@ def _scan_segments(
     resets: Array | None = None,
     initial: State | None = None,
 ) -> Written:
-    """Compress segments one after the other; after one with `resets` start from `initial`."""
+    """Compress segments one after the other; after one with `resets` start from `initial`.
+
+    One loop over the chunks of all segments: loops in loops would copy what they stack twice.
+    """
+    segments, chunks = inputs.complete.shape
 
     # Rematerialised: stacking what a backward pass needs costs more than computing it again.
     @jax.checkpoint
-    def chunk(state: State, x: Inputs) -> tuple[State, Chunk]:
-        return chunk_step(rule, params, state, x.coefficients, x.k, x.v, x.complete)
+    def chunk(state: State, x: Inputs) -> tuple[State, Factors]:
+        return chunk_step(rule, params, state, x.end, x.k, x.v, x.complete)
 
-    def segment(state: State, x: tuple[Inputs, Array | None]) -> tuple[State, tuple[State, Chunk]]:
-        end, chunks = _scan(chunk, state, x[0])
-        return end if x[1] is None else select(x[1], initial, end), (end, chunks)
+    def step(state: State, x: tuple[Inputs, Array | None]) -> tuple[State, Any]:
+        end, factors = chunk(state, x[0])
+        if x[1] is None:
+            return end, (state, factors, None)
+        return select(x[1], initial, end), (state, factors, end)
 
-    final, (ends, chunks) = _scan(segment, state, (inputs, resets))
-    return Written(ends, chunks, final)
-
-
-def _scan(body: Any, state: State, inputs: Any) -> tuple[State, Any]:
-    """`lax.scan`, without a loop where there is one step: loops copy what they stack."""
-    once = jax.tree.leaves(inputs)[0].shape[0] == 1
-    return lax.scan(body, state, inputs, unroll=once)
+    if resets is not None:
+        last = jnp.arange(chunks) == chunks - 1
+        resets = (resets[:, None] & last).reshape(-1)
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inputs)
+    final, (starts, factors, ends) = lax.scan(
+        step, state, (flat, resets), unroll=segments * chunks == 1
+    )
+    if ends is None:
+        # Where nothing is reset, a segment ends where the next one starts.
+        ends = jax.tree.map(
+            lambda x, last: jnp.concatenate([x[chunks::chunks], last[None]]), starts, final
+        )
+    else:
+        ends = jax.tree.map(lambda x: x[chunks - 1 :: chunks], ends)
+    written = Chunk(starts.weights, starts.momentum, factors)
+    written = jax.tree.map(lambda x: x.reshape(segments, chunks, *x.shape[1:]), written)
+    return Written(ends, written, final)
 
 
 def _initial(rule: Rule, params: DeepParams | None, state: State) -> State:

@@ -10,6 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mc_jax import data
+from mc_jax.allocator import keep_freed_memory
 from mc_jax.errors import InputError
 from mc_jax.evaluation import gates, pictures, scores
 from mc_jax.evaluation.recall import evaluate_recall
@@ -52,6 +53,7 @@ def evaluate(
                 saved.config.data[name] = value
     experiment = check(saved.config)
     folder = _folder(workdir)
+    keep_freed_memory()
     results: Results = {
         "step": saved.step,
         "task": saved.config.data.task,

@@ -30,22 +30,38 @@ Loss = Callable[[Array, Array], Array]
 
 
 class Coefficients(NamedTuple):
-    """What the gates of a chunk make of its starting state and of its gradients.
+    """What the gates of a chunk make of its starting state and gradients, at each token t.
 
     Attributes:
       weights: A(t), the weight of W_0 in W_t.
       grads: G(t, i), minus the weight of token i's gradient in W_t, at [i, t]. With a
         sliding-window write the rows start that many tokens before the chunk.
       momentum: c(t), the weight of S_0 in W_t; None without momentum.
-      momentum_end: (weight of S_0, minus the weights of the gradients) in the chunk's last S.
-      log_decay: log of the chunk's total decay A(end).
     """
 
     weights: Float[Array, " chunk"]
     grads: Float[Array, "window_chunk chunk"]
-    momentum: Float[Array, " chunk"] | None
-    momentum_end: tuple[Float[Array, ""], Float[Array, " chunk"]] | None
+    momentum: Float[Array, " chunk"] | None = None
+
+
+class EndCoefficients(NamedTuple):
+    """The same for the state after the chunk: all that going on from it takes.
+
+    Attributes:
+      weights: weight of W_0 in the last W.
+      grads: minus the weights of the gradients in the last W.
+      log_decay: log of the chunk's total decay.
+      momentum: weight of S_0 in the last W; None without momentum, as the rest.
+      momentum_kept: weight of S_0 in the last S.
+      momentum_grads: minus the weights of the gradients in the last S.
+    """
+
+    weights: Float[Array, ""]
+    grads: Float[Array, " window_chunk"]
     log_decay: Float[Array, ""]
+    momentum: Float[Array, ""] | None = None
+    momentum_kept: Float[Array, ""] | None = None
+    momentum_grads: Float[Array, " window_chunk"] | None = None
 
 
 class Factors(NamedTuple):
@@ -113,9 +129,7 @@ def online_linear(chunk: Chunk, coefficients: Coefficients, dtype: jnp.dtype) ->
     return linear
 
 
-def advance(
-    chunk: Chunk, coefficients: Coefficients, dtype: jnp.dtype
-) -> tuple[Weights, Weights | None]:
+def advance(chunk: Chunk, end: EndCoefficients, dtype: jnp.dtype) -> tuple[Weights, Weights | None]:
     """Weights and momentum after the last token of the chunk."""
     factors = chunk.factors
 
@@ -123,14 +137,16 @@ def advance(
         return matmul(factors.delta[name] * scale, factors.inputs[name].T, dtype)
 
     weights = {
-        name: coefficients.weights[-1] * w - summed(name, coefficients.grads[:, -1])
+        name: end.weights * w - summed(name, end.grads)
         for name, w in chunk.weights._asdict().items()
     }
     kind = type(chunk.weights)
     if chunk.momentum is None:
         return kind(**weights), None
-    decay, scale = coefficients.momentum_end
     momentum = chunk.momentum._asdict()
-    weights = {name: w + coefficients.momentum[-1] * momentum[name] for name, w in weights.items()}
-    momentum = {name: decay * s - summed(name, scale) for name, s in momentum.items()}
+    weights = {name: w + end.momentum * momentum[name] for name, w in weights.items()}
+    momentum = {
+        name: end.momentum_kept * s - summed(name, end.momentum_grads)
+        for name, s in momentum.items()
+    }
     return kind(**weights), kind(**momentum)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mc_jax.memory.chunk import Coefficients, Factors, gradient_factors
+from mc_jax.memory.chunk import Coefficients, EndCoefficients, Factors, gradient_factors
 from mc_jax.memory.decay import decay_products, log_decay
 from mc_jax.memory.network import MlpNetwork, MlpWeights, forward, linear_of
 from mc_jax.memory.rule import State, norm_of, register
@@ -101,22 +101,21 @@ class DeepRule:
             return Steps(jnp.zeros_like(eta), eta, None, None)
         return Steps(log_decay(gates.alpha, valid, dtype), eta, None, None)
 
-    def coefficients(self, prepared: Steps) -> Coefficients:
+    def coefficients(self, prepared: Steps) -> tuple[Coefficients, EndCoefficients]:
         """DLA: `G(t, i) = A(t, i) eta_i`; Titans: `eta_i sum_{i<=j<=t} A(t, j) B(j, i)`."""
         total, products = decay_products(prepared.log_alpha)
         log_total, eta = jnp.sum(prepared.log_alpha), prepared.eta[:, None]
         if prepared.log_beta is None:
-            return Coefficients(total, eta * products, None, None, log_total)
+            grads = eta * products
+            return Coefficients(total, grads), EndCoefficients(total[-1], grads[:, -1], log_total)
         kept, momenta = decay_products(prepared.log_beta)
         momenta = eta * momenta
         applied = prepared.applied[:, None] * products
         precise = jax.lax.Precision.HIGHEST
-        return Coefficients(
-            total,
-            jnp.matmul(momenta, applied, precision=precise),
-            jnp.matmul(kept, applied, precision=precise),
-            (kept[-1], momenta[:, -1]),
-            log_total,
+        grads = jnp.matmul(momenta, applied, precision=precise)
+        momentum = jnp.matmul(kept, applied, precision=precise)
+        return Coefficients(total, grads, momentum), EndCoefficients(
+            total[-1], grads[:, -1], log_total, momentum[-1], kept[-1], momenta[:, -1]
         )
 
     def factors(self, params: Any, state: State, k: Array, v: Array) -> Factors:

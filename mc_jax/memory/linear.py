@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from mc_jax.memory.chunk import Coefficients, Factors
+from mc_jax.memory.chunk import Coefficients, EndCoefficients, Factors
 from mc_jax.memory.decay import decay_products, log_decay
 from mc_jax.memory.network import MatrixNetwork, MatrixWeights
 from mc_jax.memory.rule import State, register
@@ -83,21 +83,21 @@ class MatrixRule:
             scale = jnp.concatenate([own[None], back.reshape(-1, *valid.shape)])
         return Writes(log_decay(gates.alpha, valid, dtype), jnp.where(valid, scale, 0))
 
-    def coefficients(self, prepared: Writes) -> Coefficients:
+    def coefficients(self, prepared: Writes) -> tuple[Coefficients, EndCoefficients]:
         """`G(t, j) = sum_i A(t, j+i) scale_{j+i}[i]`, from `window` tokens before the chunk on."""
         total, products = decay_products(prepared.log_alpha)
-        log_total = jnp.sum(prepared.log_alpha)
         window = prepared.scale.shape[0] - 1
         if not window:
             grads = products * prepared.scale[0][:, None]
-            return Coefficients(total, grads, None, None, log_total)
-        # Token m = j + i writes token j, i steps back: row m - i, counted from -window.
-        written = [
-            jnp.pad(products * prepared.scale[i][:, None], ((window - i, i), (0, 0)))
-            for i in range(window + 1)
-        ]
-        grads = jnp.sum(jnp.stack(written), 0)
-        return Coefficients(total, grads, None, None, log_total)
+        else:
+            # Token m = j + i writes token j, i steps back: row m - i, counted from -window.
+            written = [
+                jnp.pad(products * prepared.scale[i][:, None], ((window - i, i), (0, 0)))
+                for i in range(window + 1)
+            ]
+            grads = jnp.sum(jnp.stack(written), 0)
+        log_total = jnp.sum(prepared.log_alpha)
+        return Coefficients(total, grads), EndCoefficients(total[-1], grads[:, -1], log_total)
 
     def factors(self, params: Any, state: State, k: Array, v: Array) -> Factors:
         """Gradient `-v kᵀ` of `-<M k, v>` for the window's tokens and the chunk's."""

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from mc_jax.errors import InputError
-from mc_jax.memory.chunk import Chunk, Coefficients, Factors, advance
+from mc_jax.memory.chunk import Chunk, Coefficients, EndCoefficients, Factors, advance
 from mc_jax.memory.network import Network, Weights
 from mc_jax.typing import Array, Float
 
@@ -65,8 +65,8 @@ class Rule(Protocol):
         """Gates as `coefficients` wants them; a token that is not valid changes nothing."""
         ...
 
-    def coefficients(self, prepared: Any) -> Coefficients:
-        """What one chunk's gates make of its start and of its gradients."""
+    def coefficients(self, prepared: Any) -> tuple[Coefficients, EndCoefficients]:
+        """What one chunk's gates make of its start and of its gradients, at each token and last."""
         ...
 
     def factors(self, params: Any, state: State, k: Array, v: Array) -> Factors:
@@ -96,11 +96,11 @@ def chunk_step(
     rule: Rule,
     params: Any,
     state: State,
-    coefficients: Coefficients,
+    end: EndCoefficients,
     k: Float[Array, "head_dim chunk"],
     v: Float[Array, "head_dim chunk"],
     complete: Array,
-) -> tuple[State, Chunk]:
+) -> tuple[State, Factors]:
     """Compress one chunk.
 
     Args:
@@ -108,17 +108,17 @@ def chunk_step(
       params: its learned parts.
       state: state before the chunk's first token. `anchor=None` says that the chunk starts at
         `state.weights`, which spares a copy of the weights.
-      coefficients: from `rule.coefficients`.
+      end: from `rule.coefficients`.
       k: keys, in the type that matmuls run in.
       v: values.
       complete: whether the chunk's last token is there.
 
     Returns:
-      State after the chunk, and what reading its tokens' weights takes beside the coefficients.
+      State after the chunk, and the gradients of its tokens.
     """
     factors = rule.factors(params, state, k, v)
     chunk = Chunk(state.weights, state.momentum, factors)
-    weights, momentum = advance(chunk, coefficients, k.dtype)
+    weights, momentum = advance(chunk, end, k.dtype)
     window, log_decay = state.window, state.log_decay
     if window is not None:
         window = tuple(
@@ -126,9 +126,9 @@ def chunk_step(
             for old, new in zip(window, (k, v), strict=True)
         )
     if log_decay is not None:
-        log_decay = log_decay + coefficients.log_decay
+        log_decay = log_decay + end.log_decay
     state = State(weights, momentum, state.anchor, window, log_decay)
-    return select(complete, rule.end_chunk(params, state), state), chunk
+    return select(complete, rule.end_chunk(params, state), state), factors
 
 
 _RULES: dict[str, Callable[[str, str], Rule]] = {}

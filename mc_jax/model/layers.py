@@ -41,16 +41,14 @@ class CausalConv(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch length *channels"]) -> Array:
+    def __call__(self, x: Float[Array, "batch *channels length"]) -> Array:
         """Mix each channel over its last `width` tokens."""
-        shape = (self.width, *x.shape[2:])
+        shape = (self.width, *x.shape[1:-1])
         kernel = self.param("kernel", nn.initializers.normal(self.width**-0.5), shape)
-        kernel = kernel.astype(x.dtype)
-        y = kernel[0] * x
-        for i in range(1, self.width):
-            shifted = jnp.pad(x, [(0, 0), (i, 0)] + [(0, 0)] * (x.ndim - 2))[:, : x.shape[1]]
-            y = y + kernel[i] * shifted
-        return y
+        kernel = kernel[..., None].astype(x.dtype)
+        length = x.shape[-1]
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(self.width - 1, 0)])
+        return sum(w * x[..., i : i + length] for i, w in enumerate(kernel[::-1]))
 
 
 class SwiGLU(nn.Module):
@@ -66,8 +64,8 @@ class SwiGLU(nn.Module):
         return output_projection(self.config, 1, "out")(hidden)
 
 
-def unit(x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+def unit(x: Array, axis: int = -1) -> Array:
     """`x` at length 1; the gradient stays finite at 0."""
     x32 = x.astype(jnp.float32)
-    square = jnp.sum(x32 * x32, -1, keepdims=True)
+    square = jnp.sum(x32 * x32, axis, keepdims=True)
     return (x32 * lax.rsqrt(square + NORMALISE_EPS)).astype(x.dtype)

@@ -36,10 +36,10 @@ class MemoryLayer(nn.Module):
         """Mix the tokens of each sequence, causally."""
         config, memory = self.config, self.config.memory
         heads = (config.num_heads, config.head_dim)
-        qkv = projection(config, (3, *heads), "qkv")(x)
+        qkv = jnp.moveaxis(projection(config, (3, *heads), "qkv")(x), 1, -1)
         qkv = nn.silu(CausalConv(memory.conv_width, name="conv")(qkv))
-        q, k = jnp.unstack(unit(qkv[:, :, :2]), axis=2)
-        v = qkv[:, :, 2]
+        q, k = jnp.unstack(unit(qkv[:, :2], axis=-2), axis=1)
+        q, k, v = (jnp.moveaxis(x, -1, 1) for x in (q, k, qkv[:, 2]))
         u = Router(config, name="score")(x) if memory.options.gated else None
         self.sow("intermediates", "router", RouterInputs(q, k, u))
         y, _ = memory_caching(

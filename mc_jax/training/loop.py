@@ -26,6 +26,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from mc_jax import data
+from mc_jax.allocator import keep_freed_memory
 from mc_jax.data.pipeline import TrainIterator
 from mc_jax.errors import InputError
 from mc_jax.model import LanguageModel, param_count
@@ -75,6 +76,7 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
             print(f"{workdir} is finished, at step {start}; raise config.train.steps to go on")
             return Outcome(start)
 
+        keep_freed_memory()
         shardings = data_parallel()
         functions = _compiled(experiment, shardings)
         batches = stack.enter_context(closing(_batches(config)))

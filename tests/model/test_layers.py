@@ -13,12 +13,12 @@ from . import tiny
 
 def test_conv_is_the_causal_sum():
     rng = np.random.default_rng(0)
-    x, kernel = rng.normal(size=(2, 6, 3, 5)), rng.normal(size=(4, 3, 5))
+    x, kernel = rng.normal(size=(2, 3, 5, 6)), rng.normal(size=(4, 3, 5))
     found = CausalConv(4).apply({"params": {"kernel": kernel}}, jnp.asarray(x, jnp.float32))
     expected = np.zeros_like(x)
     for t in range(6):
         for i in range(min(4, t + 1)):
-            expected[:, t] += kernel[i] * x[:, t - i]
+            expected[..., t] += kernel[i] * x[..., t - i]
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
