@@ -15,8 +15,9 @@ from mc_jax.typing import Array, Float
 Read = Callable[[Weights, Array], Array]
 
 
-# Groups of memories that a fresh sequence is read in: the tokens before a group are left out. With
-# four of them a tenth of the reads are of memories that a token does not see yet; without, half.
+# Most groups of memories that a fresh sequence is read in: the tokens before a group are left out.
+# With eight of them a ninth of the reads are of memories that a token does not see yet; without,
+# half. Each is compiled by itself, so that a group of one memory would not be worth it.
 GROUPS = 8
 
 # Inputs of one product that reads several matrices at once, their gates folded into the inputs.

@@ -1,7 +1,7 @@
 """Compressing the segments of a call, for one head of one sequence.
 
 A segment is a scan over its chunks. Segments that each start afresh are compressed side by side;
-in checkpoint mode, and where a bucket began before the call, one after the other.
+in checkpoint mode, and where a bucket began before the call, one after the other in one scan.
 """
 
 from typing import Any, NamedTuple
@@ -140,9 +140,8 @@ def _scan_segments(
         last = jnp.arange(chunks) == chunks - 1
         resets = (resets[:, None] & last).reshape(-1)
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inputs)
-    final, (starts, factors, ends) = lax.scan(
-        step, state, (flat, resets), unroll=segments * chunks == 1
-    )
+    once = segments * chunks == 1  # a loop would copy what it stacks
+    final, (starts, factors, ends) = lax.scan(step, state, (flat, resets), unroll=once)
     if ends is None:
         # Where nothing is reset, a segment ends where the next one starts.
         ends = jax.tree.map(

@@ -66,7 +66,7 @@ class Rule(Protocol):
         ...
 
     def coefficients(self, prepared: Any) -> tuple[Coefficients, EndCoefficients]:
-        """What one chunk's gates make of its start and of its gradients, at each token and last."""
+        """What one chunk's gates make of its start and gradients: at each token, and at its end."""
         ...
 
     def factors(self, params: Any, state: State, k: Array, v: Array) -> Factors:
@@ -108,7 +108,7 @@ def chunk_step(
       params: its learned parts.
       state: state before the chunk's first token. `anchor=None` says that the chunk starts at
         `state.weights`, which spares a copy of the weights.
-      end: from `rule.coefficients`.
+      end: the second of `rule.coefficients`.
       k: keys, in the type that matmuls run in.
       v: values.
       complete: whether the chunk's last token is there.

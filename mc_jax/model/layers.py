@@ -65,7 +65,7 @@ class SwiGLU(nn.Module):
 
 
 def unit(x: Array, axis: int = -1) -> Array:
-    """`x` at length 1; the gradient stays finite at 0."""
+    """`x` at length 1 along `axis`; the gradient stays finite at 0."""
     x32 = x.astype(jnp.float32)
     square = jnp.sum(x32 * x32, axis, keepdims=True)
     return (x32 * lax.rsqrt(square + NORMALISE_EPS)).astype(x.dtype)

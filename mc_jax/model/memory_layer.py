@@ -36,6 +36,7 @@ class MemoryLayer(nn.Module):
         """Mix the tokens of each sequence, causally."""
         config, memory = self.config, self.config.memory
         heads = (config.num_heads, config.head_dim)
+        # Tokens last until the core, which has them so too.
         qkv = jnp.moveaxis(projection(config, (3, *heads), "qkv")(x), 1, -1)
         qkv = nn.silu(CausalConv(memory.conv_width, name="conv")(qkv))
         q, k = jnp.unstack(unit(qkv[:, :2], axis=-2), axis=1)

@@ -55,6 +55,8 @@ class Outcome(NamedTuple):
 def train(config: ConfigDict, workdir: Path) -> Outcome:
     """Run an experiment, or go on with it where `workdir` holds a part of it.
 
+    On a CPU this process keeps the memory it frees from then on (`mc_jax.allocator`).
+
     Args:
       config: the experiment: `seed`, `model`, `data` and `train`, as in configs/base.py.
       workdir: receives config.json, checkpoints/, metrics.jsonl, tensorboard/ and curves.png.
