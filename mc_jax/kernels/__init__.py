@@ -1,0 +1,1 @@
+"""Operations on memories that have kernels of their own, a folder each."""

@@ -1,0 +1,60 @@
+"""The gates of one block of tokens, inside a kernel."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from mc_jax.kernels.gates import Router
+from mc_jax.kernels.tiles import contract
+from mc_jax.typing import Array
+
+F32 = jnp.float32
+
+
+def block_gates(
+    top_k: int | None, memories: int, router: Router | None, segment: Array
+) -> tuple[Array, Array]:
+    """Gates of the online memory [1, tokens] and of the cached ones [memories, tokens].
+
+    Args:
+      top_k: memories that a token reads; None for all that it sees.
+      memories: rows of the descriptors.
+      router: refs, with online logits [1, tokens]; None where all gates are 1.
+      segment: segment of every token [1, tokens].
+    """
+    index = lax.broadcasted_iota(jnp.int32, (memories, segment.shape[1]), 0)
+    visible = index < segment
+    if router is None:
+        return jnp.ones(segment.shape, F32), visible.astype(F32)
+    logits = jnp.where(visible, _logits(router.descriptors[...], router.u[...]), -jnp.inf)
+    if top_k is not None and top_k < memories:
+        logits = _best(logits, index, top_k)
+    online = router.online[...]
+    most = jnp.maximum(jnp.max(logits, 0, keepdims=True), online)
+    cached, own = jnp.exp(logits - most), jnp.exp(online - most)
+    scale = 1 / (jnp.sum(cached, 0, keepdims=True) + own)
+    return own * scale, cached * scale
+
+
+def _logits(descriptors: Array, u: Array) -> Array:
+    """`<u_t, descriptor_i>` [memories, tokens]; descriptors are not rounded to the type of u."""
+    high = descriptors.astype(u.dtype)
+    logits = contract(high, u, (1, 0))
+    if u.dtype == descriptors.dtype:
+        return logits
+    low = (descriptors - high.astype(F32)).astype(u.dtype)
+    return logits + contract(low, u, (1, 0))
+
+
+def _best(logits: Array, index: Array, top_k: int) -> Array:
+    """Logits with all but the `top_k` largest of each token at -inf; of equal ones the first."""
+    memories = logits.shape[0]
+
+    def take(_: Any, rest: Array) -> Array:
+        largest = rest == jnp.max(rest, 0, keepdims=True)
+        first = jnp.min(jnp.where(largest, index, memories), 0, keepdims=True)
+        return jnp.where(index == first, -jnp.inf, rest)
+
+    rest = lax.fori_loop(0, top_k, take, logits, unroll=top_k <= 8)
+    return jnp.where(rest == logits, -jnp.inf, logits)

@@ -1,0 +1,10 @@
+"""The TPU that a program is made for."""
+
+from jax.experimental.pallas import tpu as pltpu
+
+
+def this_chip() -> pltpu.TpuInfo:
+    """The TPU of the current mesh or default device; elsewhere a v5e, whose steps are imitated."""
+    if pltpu.is_tpu_device():
+        return pltpu.get_tpu_info()
+    return pltpu.get_tpu_info_for_chip(pltpu.ChipVersion.TPU_V5E, 1)

@@ -1,0 +1,99 @@
+"""Gates of cached memories: what a read scores them with, and the weights that follow.
+
+A token reads memory i if i lies before its own segment. Its weights are the softmax over the
+online memory's logit and those of the memories it sees, or of the `top_k` best of these (eqs. 9,
+10 and 17).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mc_jax.typing import Array, Bool, Float, Int
+
+
+class Router(NamedTuple):
+    """What one head's tokens score memories with.
+
+    Attributes:
+      u: router queries; the logit of memory i is `<u_t, descriptors_i>`.
+      online: logits of the online memory, float32.
+      descriptors: mean keys of the cached segments.
+    """
+
+    u: Float[Array, "head_dim tokens"]
+    online: Float[Array, " tokens"]
+    descriptors: Float[Array, "memories head_dim"]
+
+
+class Scores(NamedTuple):
+    """Logits that come from elsewhere, as those by position do.
+
+    Attributes:
+      online: logits of the online memory, float32.
+      cached: logits of the cached memories.
+    """
+
+    online: Float[Array, " tokens"]
+    cached: Float[Array, "memories tokens"]
+
+
+def visible_memories(
+    memories: int, tokens: int, segment_len: int, first_segment: Int[Array, ""] | int
+) -> Bool[Array, "memories tokens"]:
+    """Whether memory i lies before the segment of token t, `first_segment + t // segment_len`."""
+    segment = first_segment + jnp.arange(tokens) // segment_len
+    return jnp.arange(memories)[:, None] < segment
+
+
+def softmax_gates(
+    online: Float[Array, " tokens"],
+    cached: Float[Array, "memories tokens"],
+    visible: Bool[Array, "memories tokens"],
+    top_k: int | None = None,
+) -> tuple[Float[Array, " tokens"], Float[Array, "memories tokens"]]:
+    """Weights of the online memory and of the cached ones, 0 for one that is not read.
+
+    Args:
+      online: logits of the online memory.
+      cached: logits of the cached memories.
+      visible: which of them a token may read.
+      top_k: how many of them it reads, best first; None for all. Of equal logits the older
+        memory's comes first.
+    """
+    cached = jnp.where(visible, cached, -jnp.inf)
+    memories = cached.shape[0]
+    if top_k is not None and top_k < memories:
+        _, best = lax.top_k(cached.T, top_k)
+        selected = jnp.any(best[..., None] == jnp.arange(memories), -2).T
+        cached = jnp.where(selected, cached, -jnp.inf)
+    weights = jax.nn.softmax(jnp.concatenate([online[None], cached]), 0)
+    return weights[0], weights[1:]
+
+
+def read_gates(
+    router: Router | Scores | None,
+    visible: Bool[Array, "memories tokens"],
+    top_k: int | None = None,
+    dtype: jnp.dtype = jnp.float32,
+) -> tuple[Float[Array, " tokens"], Float[Array, "memories tokens"]]:
+    """Weights of the online and the cached memories; without a router all are 1.
+
+    Args:
+      router: what memories are scored with.
+      visible: which of them a token may read.
+      top_k: see `softmax_gates`.
+      dtype: type of the queries; weights are in float32, or in float64 beside float64.
+    """
+    dtype = jnp.promote_types(dtype, jnp.float32)
+    if router is None:
+        return jnp.ones(visible.shape[1], dtype), visible.astype(dtype)
+    logits = router.cached if isinstance(router, Scores) else cached_logits(router)
+    return softmax_gates(router.online, logits, visible, top_k)
+
+
+def cached_logits(router: Router) -> Float[Array, "memories tokens"]:
+    """`<u_t, descriptor_i>`, in the type of the descriptors."""
+    return router.descriptors @ router.u.astype(router.descriptors.dtype)

@@ -1,0 +1,114 @@
+"""The read of matrix memories: one op, three implementations."""
+
+import jax.numpy as jnp
+from jax.experimental.pallas import tpu as pltpu
+
+from mc_jax.errors import InputError
+from mc_jax.kernels.chips import this_chip
+from mc_jax.kernels.gates import Router, Scores
+from mc_jax.kernels.linear_read import vjp
+from mc_jax.kernels.linear_read.config import Call, Config, default_config
+from mc_jax.kernels.linear_read.reference import reference
+from mc_jax.kernels.linear_read.xla import xla
+from mc_jax.kernels.tiles import round_up
+from mc_jax.typing import Array, Float, Int
+
+IMPLEMENTATIONS = ("reference", "xla", "pallas", "pallas_interpret")
+
+
+def linear_read(
+    q: Float[Array, "head_dim tokens"],
+    weights: Float[Array, "memories head_dim head_dim"],
+    router: Router | Scores | None,
+    *,
+    segment_len: int,
+    first_segment: Int[Array, ""] | int = 0,
+    top_k: int | None = None,
+    implementation: str | None = None,
+    config: Config | None = None,
+) -> tuple[Float[Array, "head_dim tokens"], Float[Array, " tokens"]]:
+    """Read cached matrix memories (eqs. 7, 9 and 17), for one head of one sequence.
+
+    `y_t = sum_i gate_ti W_i q_t` over the memories i before token t's own segment.
+
+    Args:
+      q: queries; all other heads and sequences by `jax.vmap`.
+      weights: cached memories, oldest first. What no token sees may hold anything.
+      router: what memories are scored with; None weights every memory 1 (residual).
+      segment_len: tokens of a segment.
+      first_segment: segment of the first token, which memory `first_segment - 1` precedes.
+      top_k: cached memories that a token reads, best first (ssc); None for all.
+      implementation: reference | xla | pallas | pallas_interpret (the TPU kernel's steps on any
+        device, slow); None picks pallas on a TPU where it can run, else xla.
+      config: block sizes of the kernel; None picks them.
+
+    Returns:
+      The cached part of the outputs, typed as q, and the weight of the online memory (1 without
+      a router).
+
+    Raises:
+      InputError: an implementation that is unknown or cannot run here.
+    """
+    if implementation is None:
+        implementation = "xla" if unsupported(q, router) else "pallas"
+    if implementation not in IMPLEMENTATIONS:
+        raise InputError("implementation", implementation, " | ".join(IMPLEMENTATIONS) + " | None")
+    if implementation in ("reference", "xla"):
+        form = xla if implementation == "xla" else reference
+        return form(q, weights, router, segment_len, first_segment, top_k)
+    interpret = implementation == "pallas_interpret"
+    reason = unsupported(q, router, any_device=interpret)
+    if reason:
+        raise InputError("implementation", implementation, f"xla: {reason}")
+    return _pallas(q, weights, router, segment_len, first_segment, top_k, config, interpret)
+
+
+def unsupported(q: Array, router: Router | Scores | None, any_device: bool = False) -> str | None:
+    """Why the TPU kernel cannot run a read; None if it can.
+
+    Args:
+      q: queries.
+      router: what memories are scored with.
+      any_device: leave out whether a TPU is here.
+    """
+    if not any_device and not pltpu.is_tpu_device():
+        return "the kernel runs on a TPU"
+    if q.dtype not in (jnp.bfloat16, jnp.float32):
+        return f"the kernel takes bfloat16 and float32, not {q.dtype}"
+    if q.shape[0] % 16:
+        return f"the kernel takes a head_dim that is a multiple of 16, not {q.shape[0]}"
+    if isinstance(router, Scores):
+        return "the kernel computes scores from descriptors; it takes no scores by position"
+    return None
+
+
+def _pallas(
+    q: Array,
+    weights: Array,
+    router: Router | None,
+    segment_len: int,
+    first_segment: Int[Array, ""] | int,
+    top_k: int | None,
+    config: Config | None,
+    interpret: bool,
+) -> tuple[Array, Array]:
+    """Pad tokens and descriptors to whole blocks and run the kernel."""
+    (head_dim, tokens), memories = q.shape, weights.shape[0]
+    config = config or default_config(tokens, memories, head_dim, q.dtype, this_chip())
+    config.check(memories)
+    padded = round_up(tokens, config.tokens)
+
+    def pad(x: Array) -> Array:
+        return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, padded - tokens)])
+
+    if router is not None:
+        rows = round_up(memories, config.resident) - memories
+        router = Router(
+            pad(router.u.astype(q.dtype)),
+            pad(router.online.astype(jnp.float32)),
+            jnp.pad(router.descriptors.astype(jnp.float32), ((0, rows), (0, 0))),
+        )
+    call = Call(padded, tokens, memories, head_dim, segment_len, top_k, router is not None)
+    first = jnp.asarray(first_segment, jnp.int32).reshape(1)
+    y, own = vjp.read(call, config, interpret, first, pad(q), router, weights.astype(q.dtype))
+    return y[:, :tokens], own[:tokens]

@@ -1,0 +1,133 @@
+"""What a read of matrix memories is made of: its static facts, its blocks, and what it costs."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax.experimental.pallas import tpu as pltpu
+
+from mc_jax.errors import InputError
+from mc_jax.kernels.tiles import LANES, round_up
+
+SCALES = ("outputs", "inputs")
+# The part of the vector memory that blocks may fill; the rest is for values between instructions.
+VMEM_SHARE = 0.6
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """Static facts of one head's read.
+
+    Attributes:
+      tokens: queries, padded to whole blocks.
+      length: queries without the padding.
+      memories: cached memories.
+      head_dim: width of the queries and of what is read.
+      segment_len: tokens of a segment.
+      top_k: memories that a token reads; None for all that it sees.
+      routed: whether reads are weighted by scores.
+    """
+
+    tokens: int
+    length: int
+    memories: int
+    head_dim: int
+    segment_len: int
+    top_k: int | None
+    routed: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """How a read is cut into blocks.
+
+    Attributes:
+      tokens: tokens of a block, a multiple of 128.
+      resident: memories in VMEM at a time; all of them, or a multiple of 8.
+      group: memories of one product, a power of two.
+      scale: where gates are applied. "outputs": queries meet every memory as they are and what
+        comes out is weighted. "inputs": queries are weighted first and several memories share one
+        sum, which fills a matrix unit that is wider than a head.
+
+    Raises:
+      InputError: a size that is not allowed.
+    """
+
+    tokens: int
+    resident: int
+    group: int
+    scale: str
+
+    def __post_init__(self) -> None:
+        """Check what does not depend on the call."""
+        if self.tokens < 1 or self.tokens % LANES:
+            raise InputError("config.tokens", self.tokens, f"a multiple of {LANES}")
+        if self.resident < 1:
+            raise InputError("config.resident", self.resident, "at least 1")
+        if self.group < 1 or self.group & (self.group - 1):
+            raise InputError("config.group", self.group, "a power of two")
+        if self.scale not in SCALES:
+            raise InputError("config.scale", self.scale, " | ".join(SCALES))
+
+    def check(self, memories: int) -> None:
+        """Raise InputError if the blocks do not suit a call with so many memories."""
+        if self.resident < memories and self.resident % 8:
+            raise InputError(
+                "config.resident", self.resident, f"a multiple of 8, or all {memories} memories"
+            )
+
+
+def default_config(
+    tokens: int, memories: int, head_dim: int, dtype: jnp.dtype, chip: pltpu.TpuInfo
+) -> Config:
+    """Blocks for a call on a chip.
+
+    Args:
+      tokens: queries of a head.
+      memories: cached memories.
+      head_dim: width of a head.
+      dtype: type of queries and memories.
+      chip: the TPU that will run it.
+    """
+    block = min((512, 384, 256, 128), key=lambda size: (round_up(tokens, size), -size))
+    wide = head_dim % chip.mxu_column_size == 0
+    fits = int(VMEM_SHARE * chip.vmem_capacity_bytes) // _memory_bytes(head_dim, dtype)
+    resident = memories if memories <= fits else max(8, fits // 8 * 8)
+    return Config(block, resident, 8 if wide else 16, "outputs" if wide else "inputs")
+
+
+def _memory_bytes(head_dim: int, dtype: jnp.dtype) -> int:
+    """VMEM of one memory in the backward kernel: two buffers in, two out, and the running sum."""
+    return head_dim * round_up(head_dim, LANES) * (4 * jnp.dtype(dtype).itemsize + 4)
+
+
+def vmem_bytes(call: Call, config: Config, dtype: jnp.dtype) -> int:
+    """VMEM of the backward kernel, the larger one."""
+    lines = round_up(call.memories, 8) + config.resident
+    arrays = call.head_dim * (6 * 2 * jnp.dtype(dtype).itemsize + 4)
+    return config.resident * _memory_bytes(call.head_dim, dtype) + config.tokens * (
+        arrays + 4 * lines
+    )
+
+
+def reads(call: Call) -> int:
+    """Pairs of a token and a memory that it sees, for a sequence that starts here."""
+    return sum(
+        min(call.memories, segment) * min(call.segment_len, call.length - start)
+        for segment, start in enumerate(range(0, call.length, call.segment_len))
+    )
+
+
+def flops(call: Call, backward: bool = False) -> int:
+    """Floating-point operations of the products that a head's read needs.
+
+    A read is one product of `head_dim^2`; going back takes two, for queries and memories.
+    """
+    return (2 if backward else 1) * 2 * call.head_dim**2 * reads(call)
+
+
+def hbm_bytes(call: Call, dtype: jnp.dtype, backward: bool = False) -> int:
+    """Bytes between HBM and VMEM, every array once."""
+    size = jnp.dtype(dtype).itemsize
+    arrays = (6 if backward else 3) if call.routed else (3 if backward else 2)
+    memories = (2 if backward else 1) * call.memories * call.head_dim**2
+    return size * (arrays * call.tokens * call.head_dim + memories)

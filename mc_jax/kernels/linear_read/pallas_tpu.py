@@ -1,0 +1,241 @@
+"""Kernels that read matrix memories on a TPU: the gated sum of `W_i q` and all its gradients.
+
+Tokens lie in the lanes. A grid step takes a block of tokens: it scores all memories, keeps the
+gates in VMEM, and goes through the memories that the block sees, several to a product. Nothing of
+size [tokens, memories] exists in HBM; the backward kernel computes the gates again.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from mc_jax.kernels.block_gates import block_gates
+from mc_jax.kernels.gates import Router
+from mc_jax.kernels.linear_read.config import Call, Config
+from mc_jax.kernels.tiles import contract, row
+from mc_jax.typing import Array
+
+F32 = jnp.float32
+VMEM_LIMIT = 100 * 2**20
+
+
+def _each_group(count: Array, config: Config, each: Callable[[Array, int], None]) -> None:
+    """Cover memories 0..count-1 by runs of a group and then of its halves: `each(start, size)`."""
+    most = config.group
+    while most > config.resident:
+        most //= 2
+
+    @pl.loop(0, lax.div(count, most))
+    def _(i: Array) -> None:
+        each(i * most, most)
+
+    size = most // 2
+    while size:
+        done = lax.div(count, 2 * size) * (2 * size)
+
+        @pl.when(count - done >= size)
+        def _(done: Array = done, size: int = size) -> None:
+            each(done, size)
+
+        size //= 2
+
+
+def _segments(call: Call, config: Config, first: Array, block: Array) -> tuple[Array, Array]:
+    """Segment of every token of a block [1, tokens], and that of its last token."""
+    start, end = block * config.tokens, call.length - 1
+    # Padding sees what the last token sees.
+    place = jnp.minimum(start + lax.broadcasted_iota(jnp.int32, (1, config.tokens), 1), end)
+    last = jnp.minimum(start + config.tokens - 1, end)
+    return first + lax.div(place, call.segment_len), first + lax.div(last, call.segment_len)
+
+
+def _seen(call: Call, config: Config, last: Array, stack: Array) -> Array:
+    """How many memories of a stack a block with segments up to `last` sees."""
+    return jnp.clip(jnp.minimum(last, call.memories) - stack * config.resident, 0, config.resident)
+
+
+def _forward_kernel(call: Call, config: Config, first, inputs, outputs, gates, total) -> None:
+    """Grid (token blocks, stacks of memories)."""
+    q_ref, router, w_ref = inputs
+    y_ref, own_ref = outputs
+    stack = pl.program_id(1)
+    segment, last = _segments(call, config, first[0], pl.program_id(0))
+
+    @pl.when(stack == 0)
+    def _() -> None:
+        own_ref[...], gates[...] = block_gates(call.top_k, gates.shape[0], router, segment)
+        total[...] = jnp.zeros_like(total)
+
+    def add(start: Array, size: int) -> None:
+        rows = [row(gates, stack * config.resident + start + i) for i in range(size)]
+        q = q_ref[...]
+        if config.scale == "inputs" and size > 1:
+            scaled = jnp.concatenate([q * g.astype(q.dtype) for g in rows], 0)
+            weights = jnp.concatenate([w_ref[start + i] for i in range(size)], 1)
+            total[...] += contract(weights, scaled, (1, 0))
+            return
+        weights = w_ref[pl.ds(start, size)]
+        width = weights.shape[1]
+        read = contract(weights.reshape(size * width, -1), q, (1, 0))
+        sums = total[...]
+        for i, g in enumerate(rows):
+            sums += g * read[i * width : (i + 1) * width]
+        total[...] = sums
+
+    _each_group(_seen(call, config, last, stack), config, add)
+
+    @pl.when(stack == pl.num_programs(1) - 1)
+    def _() -> None:
+        y_ref[...] = total[...].astype(y_ref.dtype)
+
+
+def _backward_kernel(
+    call: Call, config: Config, first, inputs, outputs, gates, dgates, dq, dw, ddescriptors
+) -> None:
+    """Grid (stacks of memories, token blocks): gradients of the weights add up over tokens."""
+    q_ref, router, w_ref, y_ref, dy_ref, down_ref = inputs
+    dq_ref, drouter, dw_ref = outputs
+    stack, block = pl.program_id(0), pl.program_id(1)
+    segment, last = _segments(call, config, first[0], block)
+    own, gates[...] = block_gates(call.top_k, gates.shape[0], router, segment)
+
+    @pl.when(block == 0)
+    def _() -> None:
+        dw[...] = jnp.zeros_like(dw)
+        ddescriptors[...] = jnp.zeros_like(ddescriptors)
+
+    dq[...] = jnp.zeros_like(dq)
+    dgates[...] = jnp.zeros_like(dgates)
+
+    def add(start: Array, size: int) -> None:
+        q, dy = q_ref[...].astype(F32), dy_ref[...].astype(F32)
+        sums, scaled = dq[...], []
+        for i in range(size):
+            g = row(gates, stack * config.resident + start + i)
+            back = contract(w_ref[start + i], dy_ref[...], (0, 0))
+            sums += g * back
+            scaled.append((g * dy).astype(dy_ref.dtype))
+            if call.routed:
+                dgates[pl.ds(start + i, 1), :] = jnp.sum(q * back, 0, keepdims=True)
+        dq[...] = sums
+        grad = contract(jnp.concatenate(scaled, 0), q_ref[...], (1, 1))
+        dw[pl.ds(start, size)] += grad.reshape(size, *dw.shape[1:])
+
+    seen = _seen(call, config, last, stack)
+    _each_group(seen, config, add)
+    dq_ref[...] = dq[...].astype(dq_ref.dtype)
+    if call.routed:
+        delta = jnp.sum(dy_ref[...].astype(F32) * y_ref[...].astype(F32), 0, keepdims=True)
+        delta += own * down_ref[...]
+        rows = pl.ds(pl.multiple_of(stack * config.resident, 8), config.resident)
+        dlogits = (gates[rows] * (dgates[...] - delta)).astype(q_ref.dtype)
+        # What nobody sees may hold anything.
+        descriptors = router.descriptors[rows].astype(q_ref.dtype)
+        index = lax.broadcasted_iota(jnp.int32, descriptors.shape, 0)
+        descriptors = jnp.where(index < seen, descriptors, 0)
+        drouter.u[...] = contract(descriptors, dlogits, (0, 0)).astype(drouter.u.dtype)
+        drouter.online[...] = own * (down_ref[...] - delta)
+        ddescriptors[...] += contract(dlogits, router.u[...], (1, 1))
+
+    @pl.when(block == pl.num_programs(1) - 1)
+    def _() -> None:
+        dw_ref[...] = dw[...].astype(dw_ref.dtype)
+        if call.routed:
+            drouter.descriptors[...] = ddescriptors[...]
+
+
+def _with_lines(router: Router | None) -> Router | None:
+    """Logits of the online memory as a line of lanes."""
+    return router and router._replace(online=router.online[None])
+
+
+def forward(call: Call, config: Config, interpret: bool, first, q, router, weights) -> tuple:
+    """Cached part of the outputs [head_dim, tokens] and the online memory's gates [1, tokens]."""
+    blocks, stacks = call.tokens // config.tokens, pl.cdiv(call.memories, config.resident)
+
+    def last_stack(i: Array, first) -> Array:
+        seen = first[0] + lax.div((i + 1) * config.tokens - 1, call.segment_len)
+        return lax.div(jnp.clip(seen, 1, call.memories) - 1, config.resident)
+
+    tokens = pl.BlockSpec((call.head_dim, config.tokens), lambda i, s, _: (0, i))
+    line = pl.BlockSpec((1, config.tokens), lambda i, s, _: (0, i))
+    whole = pl.BlockSpec((stacks * config.resident, call.head_dim), lambda i, s, _: (0, 0))
+    memories = pl.BlockSpec(
+        (config.resident, call.head_dim, call.head_dim),
+        lambda i, s, first: (jnp.minimum(s, last_stack(i, first)), 0, 0),
+    )
+    return pl.pallas_call(
+        functools.partial(_forward_kernel, call, config),
+        out_shape=(
+            (
+                jax.ShapeDtypeStruct(q.shape, q.dtype),
+                jax.ShapeDtypeStruct((1, call.tokens), F32),
+            ),
+        ),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=1,
+            grid=(blocks, stacks),
+            in_specs=[(tokens, router and Router(tokens, line, whole), memories)],
+            out_specs=((tokens, line),),
+            scratch_shapes=[
+                pltpu.VMEM((stacks * config.resident, config.tokens), F32),
+                pltpu.VMEM((call.head_dim, config.tokens), F32),
+            ],
+        ),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=VMEM_LIMIT
+        ),
+        interpret=interpret,
+        name="linear_read_forward",
+    )(first, (q, _with_lines(router), weights))[0]
+
+
+def backward(call, config, interpret, first, q, router, weights, y, dy, down) -> tuple:
+    """Gradients of q, the weights and the router."""
+    blocks, stacks = call.tokens // config.tokens, pl.cdiv(call.memories, config.resident)
+    tokens = pl.BlockSpec((call.head_dim, config.tokens), lambda s, i, _: (0, i))
+    parts = pl.BlockSpec((None, call.head_dim, config.tokens), lambda s, i, _: (s, 0, i))
+    line = pl.BlockSpec((1, config.tokens), lambda s, i, _: (0, i))
+    whole = pl.BlockSpec((stacks * config.resident, call.head_dim), lambda s, i, _: (0, 0))
+    some = pl.BlockSpec((config.resident, call.head_dim), lambda s, i, _: (s, 0))
+    memories = pl.BlockSpec(
+        (config.resident, call.head_dim, call.head_dim), lambda s, i, _: (s, 0, 0)
+    )
+    partial = jax.ShapeDtypeStruct((stacks, *q.shape), q.dtype if stacks == 1 else F32)
+    descriptors = router and jax.ShapeDtypeStruct(router.descriptors.shape, F32)
+    scored = router and Router(tokens, line, whole)
+    rows = (config.resident, config.tokens)
+    return pl.pallas_call(
+        functools.partial(_backward_kernel, call, config),
+        out_shape=(
+            (
+                partial,
+                router
+                and Router(partial, jax.ShapeDtypeStruct((1, call.tokens), F32), descriptors),
+                jax.ShapeDtypeStruct(weights.shape, weights.dtype),
+            ),
+        ),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=1,
+            grid=(stacks, blocks),
+            in_specs=[(tokens, scored, memories, router and tokens, tokens, router and line)],
+            out_specs=((parts, router and Router(parts, line, some), memories),),
+            scratch_shapes=[
+                pltpu.VMEM((stacks * config.resident, config.tokens), F32),
+                pltpu.VMEM(rows, F32),
+                pltpu.VMEM((call.head_dim, config.tokens), F32),
+                pltpu.VMEM((config.resident, call.head_dim, call.head_dim), F32),
+                pltpu.VMEM((config.resident, call.head_dim), F32),
+            ],
+        ),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_LIMIT
+        ),
+        interpret=interpret,
+        name="linear_read_backward",
+    )(first, (q, _with_lines(router), weights, y, dy, down))[0]

@@ -1,0 +1,55 @@
+"""The read of matrix memories in XLA: several memories to a product, causal by groups."""
+
+import jax.numpy as jnp
+
+from mc_jax.kernels.causal_groups import sum_over_memories
+from mc_jax.kernels.gates import Router, Scores, read_gates, visible_memories
+from mc_jax.typing import Array, Float, Int
+
+# Inputs of one product that reads several matrices at once, their gates folded into the inputs.
+PRODUCT_WIDTH = 256
+
+
+def xla(
+    q: Float[Array, "head_dim tokens"],
+    weights: Float[Array, "memories head_dim head_dim"],
+    router: Router | Scores | None,
+    segment_len: int,
+    first_segment: Int[Array, ""] | int,
+    top_k: int | None,
+) -> tuple[Float[Array, "head_dim tokens"], Float[Array, " tokens"]]:
+    """See `linear_read`."""
+    visible = visible_memories(weights.shape[0], q.shape[1], segment_len, first_segment)
+    own, gate = read_gates(router, visible, top_k, q.dtype)
+    if not (isinstance(first_segment, int) and first_segment == 0):
+        return mix(weights, gate, q, 0).astype(q.dtype), own
+    seen = (q.shape[1] - 1) // segment_len
+    if not seen:
+        return jnp.zeros_like(q), own
+    return mix(weights[:seen], gate[:seen], q, segment_len).astype(q.dtype), own
+
+
+def mix(
+    weights: Float[Array, "memories out in"],
+    gate: Float[Array, "memories tokens"],
+    x: Float[Array, "in tokens"],
+    stride: int,
+) -> Float[Array, "out tokens"]:
+    """`sum_i gate_i W_i x`, several memories to a product; in the type of the gates.
+
+    Args:
+      weights: matrices.
+      gate: weights of their outputs, 0 where a token sees no memory.
+      x: inputs.
+      stride: see `sum_over_memories`.
+    """
+
+    def add(y: Array, block: tuple[Array, Array], x: Array) -> Array:
+        matrices, scale = block
+        out = matrices.shape[1]
+        scaled = (scale[:, None] * x).reshape(-1, x.shape[1]).astype(x.dtype)
+        wide = matrices.swapaxes(0, 1).reshape(out, -1).astype(x.dtype)
+        return y + jnp.matmul(wide, scaled, preferred_element_type=gate.dtype)
+
+    at_once = max(1, PRODUCT_WIDTH // x.shape[0])
+    return sum_over_memories(add, (weights, gate), x, stride, at_once)

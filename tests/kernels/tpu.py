@@ -1,0 +1,35 @@
+"""Compiling for a TPU on a machine without one: libtpu's compiler needs no device."""
+
+import functools
+import importlib.util
+import os
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu is not installed: pip install -r requirements-tpu.txt compiles for TPUs here",
+)
+
+
+@functools.cache
+def _device(chip: str):
+    from jax.experimental import topologies
+
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    return topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[chip]).devices[0]
+
+
+def compile_for(chip: str, function, *args):
+    """The compiled program of `function` for one chip; arguments are arrays or their shapes."""
+    mesh = Mesh(np.array([_device(chip)]), ("x",))
+    sharding = NamedSharding(mesh, PartitionSpec())
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), args)
+    with jax.set_mesh(mesh):
+        return jax.jit(function).lower(*shapes).compile()
