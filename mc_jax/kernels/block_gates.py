@@ -13,7 +13,7 @@ F32 = jnp.float32
 
 
 def block_gates(
-    top_k: int | None, memories: int, router: Router | None, segment: Array
+    top_k: int | None, memories: int, router: Router | None, seen: Array
 ) -> tuple[Array, Array]:
     """Gates of the online memory [1, tokens] and of the cached ones [memories, tokens].
 
@@ -21,12 +21,12 @@ def block_gates(
       top_k: memories that a token reads; None for all that it sees.
       memories: rows of the descriptors.
       router: refs, with online logits [1, tokens]; None where all gates are 1.
-      segment: segment of every token [1, tokens].
+      seen: how many memories each token sees [1, tokens].
     """
-    index = lax.broadcasted_iota(jnp.int32, (memories, segment.shape[1]), 0)
-    visible = index < segment
+    index = lax.broadcasted_iota(jnp.int32, (memories, seen.shape[1]), 0)
+    visible = index < seen
     if router is None:
-        return jnp.ones(segment.shape, F32), visible.astype(F32)
+        return jnp.ones(seen.shape, F32), visible.astype(F32)
     logits = jnp.where(visible, _logits(router.descriptors[...], router.u[...]), -jnp.inf)
     if top_k is not None and top_k < memories:
         logits = _best(logits, index, top_k)

@@ -45,18 +45,20 @@ def _each_group(count: Array, config: Config, each: Callable[[Array, int], None]
         size //= 2
 
 
-def _segments(call: Call, config: Config, first: Array, block: Array) -> tuple[Array, Array]:
-    """Segment of every token of a block [1, tokens], and that of its last token."""
+def _seen(call: Call, config: Config, first: Array, block: Array) -> tuple[Array, Array]:
+    """How many memories each token of a block sees [1, tokens], and how many its last one."""
     start, end = block * config.tokens, call.length - 1
     # Padding sees what the last token sees.
     place = jnp.minimum(start + lax.broadcasted_iota(jnp.int32, (1, config.tokens), 1), end)
     last = jnp.minimum(start + config.tokens - 1, end)
-    return first + lax.div(place, call.segment_len), first + lax.div(last, call.segment_len)
+    segments = (first + lax.div(at, call.segment_len) for at in (place, last))
+    seen, most = (jnp.minimum(segment, call.memories) for segment in segments)
+    return seen, most
 
 
-def _seen(call: Call, config: Config, last: Array, stack: Array) -> Array:
-    """How many memories of a stack a block with segments up to `last` sees."""
-    return jnp.clip(jnp.minimum(last, call.memories) - stack * config.resident, 0, config.resident)
+def _of_stack(config: Config, seen: Array, stack: Array) -> Array:
+    """How many of the first `seen` memories lie in a stack."""
+    return jnp.clip(seen - stack * config.resident, 0, config.resident)
 
 
 def _forward_kernel(call: Call, config: Config, first, inputs, outputs, gates, total) -> None:
@@ -64,11 +66,11 @@ def _forward_kernel(call: Call, config: Config, first, inputs, outputs, gates, t
     q_ref, router, w_ref = inputs
     y_ref, own_ref = outputs
     stack = pl.program_id(1)
-    segment, last = _segments(call, config, first[0], pl.program_id(0))
+    seen, most = _seen(call, config, first[0], pl.program_id(0))
 
     @pl.when(stack == 0)
     def _() -> None:
-        own_ref[...], gates[...] = block_gates(call.top_k, gates.shape[0], router, segment)
+        own_ref[...], gates[...] = block_gates(call.top_k, gates.shape[0], router, seen)
         total[...] = jnp.zeros_like(total)
 
     def add(start: Array, size: int) -> None:
@@ -87,7 +89,7 @@ def _forward_kernel(call: Call, config: Config, first, inputs, outputs, gates, t
             sums += g * read[i * width : (i + 1) * width]
         total[...] = sums
 
-    _each_group(_seen(call, config, last, stack), config, add)
+    _each_group(_of_stack(config, most, stack), config, add)
 
     @pl.when(stack == pl.num_programs(1) - 1)
     def _() -> None:
@@ -101,8 +103,8 @@ def _backward_kernel(
     q_ref, router, w_ref, y_ref, dy_ref, down_ref = inputs
     dq_ref, drouter, dw_ref = outputs
     stack, block = pl.program_id(0), pl.program_id(1)
-    segment, last = _segments(call, config, first[0], block)
-    own, gates[...] = block_gates(call.top_k, gates.shape[0], router, segment)
+    seen, most = _seen(call, config, first[0], block)
+    own, gates[...] = block_gates(call.top_k, gates.shape[0], router, seen)
 
     @pl.when(block == 0)
     def _() -> None:
@@ -126,8 +128,8 @@ def _backward_kernel(
         grad = contract(jnp.concatenate(scaled, 0), q_ref[...], (1, 1))
         dw[pl.ds(start, size)] += grad.reshape(size, *dw.shape[1:])
 
-    seen = _seen(call, config, last, stack)
-    _each_group(seen, config, add)
+    here = _of_stack(config, most, stack)
+    _each_group(here, config, add)
     dq_ref[...] = dq[...].astype(dq_ref.dtype)
     if call.routed:
         delta = jnp.sum(dy_ref[...].astype(F32) * y_ref[...].astype(F32), 0, keepdims=True)
@@ -137,7 +139,7 @@ def _backward_kernel(
         # What nobody sees may hold anything.
         descriptors = router.descriptors[rows].astype(q_ref.dtype)
         index = lax.broadcasted_iota(jnp.int32, descriptors.shape, 0)
-        descriptors = jnp.where(index < seen, descriptors, 0)
+        descriptors = jnp.where(index < here, descriptors, 0)
         drouter.u[...] = contract(descriptors, dlogits, (0, 0)).astype(drouter.u.dtype)
         drouter.online[...] = own * (down_ref[...] - delta)
         ddescriptors[...] += contract(dlogits, router.u[...], (1, 1))

@@ -51,6 +51,7 @@ CASES = {
     "many memories": Case(
         tokens=262, memories=130, segment_len=2, top_k=5, config=Config(128, 64, 16, "inputs")
     ),
+    "segments past the last memory": Case(tokens=300, memories=5),
     "later part of a sequence": Case(tokens=100, memories=20, first_segment=17, top_k=4),
     "head of 64": Case(head_dim=64, config=Config(128, 16, 8, "inputs")),
     "head of 96": Case(head_dim=96, tokens=150, memories=4),
