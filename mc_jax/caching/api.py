@@ -21,7 +21,7 @@ from mc_jax.typing import Array, Float
 # The counter of tokens is one for all sequences and heads.
 _CACHE_AXES: Any = Cache(*(None, 0, 0, 0, 0, 0))  # type: ignore[arg-type]
 
-IMPLEMENTATIONS = ("chunked", "recurrent")
+IMPLEMENTATIONS = ("chunked", "recurrent", "xla", "pallas", "pallas_interpret")
 
 
 def memory_caching(
@@ -83,7 +83,9 @@ def memory_caching(
       mem_norm: norm of an MLP memory: layer | none | weight_l2.
       activation: of an MLP memory: gelu (exact) | gelu_tanh | silu | relu.
       initial_cache: cache of an earlier call with the same options, to go on from.
-      implementation: chunked | recurrent; None picks recurrent for a single token.
+      implementation: recurrent (a token at a time) | chunked (chunk-parallel, with the best kernels
+        of the device) | xla | pallas | pallas_interpret (chunk-parallel, every kernel of that
+        kind); None picks recurrent for a single token and else chunked.
 
     Returns:
       Outputs, shaped and typed as v, and the cache to continue from. Under `jit` a cache cannot
@@ -139,7 +141,8 @@ def _run(
             cache = empty_cache(rule, options, params, q.shape[0], window, dtype, capacity)
         if implementation == "recurrent":
             return recurrent(rule, options, params, q, k, v, u, gates, cache)
-        return chunked(rule, options, params, q, k, v, u, gates, cache, fresh)
+        kernel = None if implementation == "chunked" else implementation
+        return chunked(rule, options, params, q, k, v, u, gates, cache, fresh, kernel)
 
     # One head of one sequence has its tokens on the last axis.
     q, k, v, gates = jax.tree.map(lambda x: jnp.moveaxis(x, 1, -1), (q, k, v, gates))

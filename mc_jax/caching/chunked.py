@@ -13,10 +13,11 @@ from jax import lax
 from mc_jax.caching import buckets
 from mc_jax.caching.cache import Cache, Memory, fits, memory_of
 from mc_jax.caching.options import Options
-from mc_jax.caching.read import LevelSlots, SharedSlots, read_memories
-from mc_jax.caching.router import gate_logits, gate_weights
+from mc_jax.caching.read import LevelReader, Reader, SharedReader, read_memories
+from mc_jax.caching.router import gate_logits, gate_weights, route
 from mc_jax.caching.segments import Grid, visible_slots
 from mc_jax.caching.write import Written, write_segments
+from mc_jax.kernels.gates import Router, Scores
 from mc_jax.memory.chunk import Chunk, Coefficients, online_linear
 from mc_jax.memory.network import DeepParams, Linear, accumulator
 from mc_jax.memory.rule import Rule, norm_of
@@ -41,13 +42,14 @@ class Stored(NamedTuple):
     """Cached memories, before and with this call.
 
     Attributes:
-      slots: as this call's tokens read them.
+      weights: as this call's tokens read them: one stack, leaves [memories, ...], or for each
+        level leaves [segments, ...]; None if there is nothing to read.
       descriptors: their descriptors, [memories, head_dim] or one such a segment.
       memories: as the cache keeps them.
       kept_descriptors: their descriptors.
     """
 
-    slots: SharedSlots | LevelSlots
+    weights: Any
     descriptors: Array | None
     memories: Memory | None
     kept_descriptors: Array | None
@@ -64,6 +66,7 @@ def chunked(
     gates: Any,
     cache: Cache,
     fresh: bool,
+    kernel: str | None,
 ) -> tuple[Array, Cache]:
     """Outputs [head_dim, length] and the cache after the call.
 
@@ -78,17 +81,16 @@ def chunked(
       gates: the rule's gates, leaves [..., length].
       cache: what came before; an empty one with room for this call's memories if `fresh`.
       fresh: whether the sequence starts here.
+      kernel: implementation of the reads; None for the best.
     """
     grid = Grid(options, q.shape[1], 0 if fresh else cache.position)
     written, coefficients, streams = write_segments(rule, grid, params, k, v, gates, cache)
     keys = _summarise(grid, k, cache) if options.routed else None
     stored = _store(rule, grid, written, streams, keys, cache)
     q = grid.place(q)
-    own_gate, gate = _gate(grid, u, q, keys, stored)
     online = _online(grid, written.chunks, coefficients, q.dtype)
-    y = read_memories(
-        options, rule.network, norm_of(params), q, online, own_gate, stored.slots, gate
-    )
+    cached = _reader(grid, u, q, keys, stored, kernel)
+    y = read_memories(options, rule.network, norm_of(params), q, online, cached)
     y = grid.take(y).astype(v.dtype)
     position = cache.position + grid.length
     if not fresh:
@@ -143,7 +145,7 @@ def _store(
 ) -> Stored:
     """Add the call's memories to the cached ones."""
     if not grid.options.caches:
-        return Stored(SharedSlots(None, 0), None, None, None)
+        return Stored(None, None, None, None)
     ends = [memory_of(rule, grid.options, w.ends) for w in (written, *streams)]
     means = None if keys is None else keys.means
     if grid.options.segmentation == "logarithmic":
@@ -167,8 +169,7 @@ def _store_stack(grid: Grid, ends: Memory, means: Array | None, cache: Cache) ->
     # Nobody reads the memory of the call's last segment yet.
     readable = min(room, grid.segments - 1) if grid.fresh else room
     weights, seen = jax.tree.map(lambda x: x[:readable], (memories.weights, descriptors))
-    stride = grid.block_len if grid.fresh else 0
-    return Stored(SharedSlots(weights, readable, stride), seen, memories, descriptors)
+    return Stored(weights if readable else None, seen, memories, descriptors)
 
 
 def _store_buckets(
@@ -177,7 +178,7 @@ def _store_buckets(
     """Logarithmic segments: a slot a level; each segment reads the buckets of its own prefix."""
     levels = cache.capacity
     if not levels:
-        return Stored(LevelSlots([], 0), cache.descriptors, cache.memories, cache.descriptors)
+        return Stored(None, cache.descriptors, cache.memories, cache.descriptors)
 
     def rows(tables: list, segment: Array) -> list:
         return [
@@ -190,24 +191,38 @@ def _store_buckets(
         return jax.tree.map(lambda *x: jnp.stack(x), *last)
 
     tables = buckets.tables(cache.memories, ends, levels, buckets.combine_for(rule, grid.options))
-    slots = LevelSlots([memory.weights for memory in rows(tables, grid.index)], levels)
+    weights = [memory.weights for memory in rows(tables, grid.index)]
     if means is None:
-        return Stored(slots, None, kept(tables), None)
+        return Stored(weights, None, kept(tables), None)
     described = buckets.tables(cache.descriptors, [means], levels, buckets.mean)
     seen = jnp.stack(rows(described, grid.index), 1)
-    return Stored(slots, seen, kept(tables), kept(described))
+    return Stored(weights, seen, kept(tables), kept(described))
 
 
-def _gate(
-    grid: Grid, u: Array | None, q: Array, keys: Keys | None, stored: Stored
-) -> tuple[Array, Array]:
-    """Weights of the online memory [tokens] and of the cached ones [memories, tokens]."""
+def _reader(
+    grid: Grid, u: Array | None, q: Array, keys: Keys | None, stored: Stored, kernel: str | None
+) -> Reader | None:
+    """The cached memories with what their gates are made of."""
+    if stored.weights is None:
+        return None
     options, dtype = grid.options, accumulator(q.dtype)
-    visible, distance = visible_slots(options, grid.token_segment, stored.slots.count)
-    if not options.gated:
-        return jnp.ones(q.shape[1], dtype), visible.astype(dtype)
     if u is not None and u.ndim:
         u = grid.place(u)
     own = None if keys is None else keys.own
-    scores = gate_logits(options, u, q, own, stored.descriptors, distance)
-    return gate_weights(options, *scores, visible)
+    levels = options.segmentation == "logarithmic"
+    count = len(stored.weights) if levels else jax.tree.leaves(stored.weights)[0].shape[0]
+    visible, distance = visible_slots(options, grid.token_segment, count)
+    if levels:
+        if not options.gated:
+            ones = jnp.ones(q.shape[1], dtype)
+            return LevelReader(stored.weights, ones, visible.astype(dtype))
+        scores = gate_logits(options, u, q, own, stored.descriptors, distance)
+        return LevelReader(stored.weights, *gate_weights(options, *scores, visible))
+    router: Router | Scores | None = None
+    if options.routed:
+        router = Router(*route(options, u, q, own), stored.descriptors)
+    elif options.gated:
+        router = Scores(*gate_logits(options, u, q, own, None, distance))
+    return SharedReader(
+        stored.weights, count, router, grid.block_len, grid.first, options.selected, kernel
+    )

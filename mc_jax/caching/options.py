@@ -60,6 +60,11 @@ class Options:
         return self.aggregation in ("grm", "soup", "ssc") and self.gate != "none"
 
     @property
+    def selected(self) -> int | None:
+        """Cached memories that a token reads; None for all that it sees."""
+        return self.top_k if self.aggregation == "ssc" else None
+
+    @property
     def routed(self) -> bool:
         """Whether scores come from the descriptors of the segments' content."""
         return self.gated and self.gate in ("context", "shared_query")

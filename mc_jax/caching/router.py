@@ -1,10 +1,9 @@
 """Scores and weights with which a token reads its memories (eqs. 9, 10, 16 and 17)."""
 
-import jax
 import jax.numpy as jnp
-from jax import lax
 
 from mc_jax.caching.options import Options
+from mc_jax.kernels.gates import softmax_gates
 from mc_jax.typing import Array, Bool, Float, Int
 
 
@@ -31,15 +30,25 @@ def gate_logits(
     if options.gate == "position":
         scores = u.astype(jnp.promote_types(u.dtype, jnp.float32))
         return scores[0], jnp.take_along_axis(scores, jnp.minimum(distance, len(scores) - 1), 0)
-    router = (u if options.gate == "context" else q).astype(own.dtype)
-    if options.gate == "shared_query" and u is not None:
-        router = router * u.astype(own.dtype)
-    online = jnp.sum(router * own, 0)
+    router, online = route(options, u, q, own)
     if descriptors.ndim == 2:
         return online, descriptors @ router
     segments, memories, width = descriptors.shape
     cached = jnp.einsum("snd,dst->nst", descriptors, router.reshape(width, segments, -1))
     return online, cached.reshape(memories, -1)
+
+
+def route(
+    options: Options,
+    u: Array | None,
+    q: Float[Array, "head_dim tokens"],
+    own: Float[Array, "head_dim tokens"],
+) -> tuple[Float[Array, "head_dim tokens"], Float[Array, " tokens"]]:
+    """Router queries, and with them the logits of the online memory; arguments as above."""
+    router = (u if options.gate == "context" else q).astype(own.dtype)
+    if options.gate == "shared_query" and u is not None:
+        router = router * u.astype(own.dtype)
+    return router, jnp.sum(router * own, 0)
 
 
 def gate_weights(
@@ -49,11 +58,4 @@ def gate_weights(
     visible: Bool[Array, "memories tokens"],
 ) -> tuple[Float[Array, " tokens"], Float[Array, "memories tokens"]]:
     """Softmax over the online and the visible cached memories; for ssc over the selected ones."""
-    cached = jnp.where(visible, cached, -jnp.inf)
-    memories = cached.shape[0]
-    if options.aggregation == "ssc" and options.top_k < memories:
-        _, best = lax.top_k(cached.T, options.top_k)
-        selected = jnp.any(best[..., None] == jnp.arange(memories), -2).T
-        cached = jnp.where(selected, cached, -jnp.inf)
-    weights = jax.nn.softmax(jnp.concatenate([online[None], cached]), 0)
-    return weights[0], weights[1:]
+    return softmax_gates(online, cached, visible, options.selected)
