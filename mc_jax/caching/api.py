@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from mc_jax.caching.cache import Cache, empty_cache, grow
 from mc_jax.caching.chunked import chunked
+from mc_jax.caching.kernels import check_implementation
 from mc_jax.caching.options import Options
 from mc_jax.caching.recurrent import recurrent
 from mc_jax.caching.segments import capacity_for
@@ -101,6 +102,7 @@ def memory_caching(
         implementation = "recurrent" if q.shape[1] == 1 else "chunked"
     if implementation not in IMPLEMENTATIONS:
         raise InputError("implementation", implementation, " | ".join(IMPLEMENTATIONS) + " | None")
+    check_implementation(implementation, options, the_rule, q.shape[-1], q.dtype)
     if not options.gated:
         u = None
     if initial_cache is not None:

@@ -15,7 +15,7 @@ MIXERS = ("memory", "attention", "sliding")
 DTYPES = ("float32", "bfloat16")
 REMATS = ("none", "full", "dots")
 DECAYS = ("auto", "on", "off")
-MEMORY_IMPLEMENTATIONS = ("auto", "chunked", "recurrent")
+MEMORY_IMPLEMENTATIONS = ("auto", "chunked", "recurrent", "xla", "pallas")
 ATTENTION_IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 
 _NAMES: dict[Any, str] = {
@@ -118,7 +118,7 @@ class MemoryConfig(_Config):
     conv_width: int = 4
     # Distances that gate="position" tells apart; the last serves all that lie further.
     position_slots: int = 64
-    # auto | chunked | recurrent (the equations token by token, slow).
+    # auto | chunked | recurrent (the equations token by token, slow) | xla | pallas.
     implementation: str = "auto"
 
     GROUP = "model.memory"

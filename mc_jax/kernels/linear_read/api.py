@@ -49,35 +49,41 @@ def linear_read(
     Raises:
       InputError: an implementation that is unknown or cannot run here.
     """
+    facts = weights.shape[1:], q.dtype, isinstance(router, Scores)
     if implementation is None:
-        implementation = "xla" if unsupported(q, router) else "pallas"
+        implementation = "xla" if unsupported(*facts) else "pallas"
     if implementation not in IMPLEMENTATIONS:
         raise InputError("implementation", implementation, " | ".join(IMPLEMENTATIONS) + " | None")
     if implementation in ("reference", "xla"):
         form = xla if implementation == "xla" else reference
         return form(q, weights, router, segment_len, first_segment, top_k)
     interpret = implementation == "pallas_interpret"
-    reason = unsupported(q, router, any_device=interpret)
+    reason = unsupported(*facts, any_device=interpret)
     if reason:
         raise InputError("implementation", implementation, f"xla: {reason}")
     return _pallas(q, weights, router, segment_len, first_segment, top_k, config, interpret)
 
 
-def unsupported(q: Array, router: Router | Scores | None, any_device: bool = False) -> str | None:
+def unsupported(
+    shape: tuple[int, ...], dtype: jnp.dtype, scores: bool = False, any_device: bool = False
+) -> str | None:
     """Why the TPU kernel cannot run a read; None if it can.
 
     Args:
-      q: queries.
-      router: what memories are scored with.
+      shape: of one memory, (out, in).
+      dtype: type of the queries.
+      scores: whether logits are given instead of descriptors.
       any_device: leave out whether a TPU is here.
     """
     if not any_device and not pltpu.is_tpu_device():
         return "the kernel runs on a TPU"
-    if q.dtype not in (jnp.bfloat16, jnp.float32):
-        return f"the kernel takes bfloat16 and float32, not {q.dtype}"
-    if q.shape[0] % 16:
-        return f"the kernel takes a head_dim that is a multiple of 16, not {q.shape[0]}"
-    if isinstance(router, Scores):
+    if dtype not in (jnp.bfloat16, jnp.float32):
+        return f"the kernel takes bfloat16 and float32, not {dtype}"
+    if shape[0] != shape[1]:
+        return f"the kernel takes square matrices, not {shape[0]} x {shape[1]}"
+    if shape[0] % 16:
+        return f"the kernel takes a head_dim that is a multiple of 16, not {shape[0]}"
+    if scores:
         return "the kernel computes scores from descriptors; it takes no scores by position"
     return None
 

@@ -1,0 +1,96 @@
+"""The core on Pallas kernels, step by step on the CPU, is the core on XLA."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import mc_jax
+from mc_jax import InputError
+from mc_jax.memory import LinearGates
+from tests.caching.cases import Case, call, cast, cut, make_inputs
+from tests.kernels.tpu import compile_for, needs_libtpu
+
+LENGTH, DIM = 100, 16
+CASES = [
+    Case("linear", "grm", segment_len=12),
+    Case("linear", "residual", gate="none", segment_len=12),
+    Case("linear", "ssc", gate="shared_query", write_mode="checkpoint", segment_len=12),
+    Case("swla", "soup", segment_len=12),
+    Case("linear", "grm", gate="none", segment_len=12),
+]
+
+
+def inputs_of(case):
+    return cast(make_inputs(case, LENGTH, dim=DIM), jnp.float32)
+
+
+def close(actual, expected):
+    for x, y in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(x, y, atol=3e-5 * max(1.0, float(jnp.max(jnp.abs(y)))))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_outputs_cache_and_gradients(case):
+    def run(implementation):
+        def outputs(inputs):
+            y, cache = call(case, inputs, implementation=implementation)
+            return y, cache.memories.weights
+
+        y, back = jax.vjp(outputs, inputs_of(case))
+        return y, back(jax.tree.map(jnp.cos, y))
+
+    close(run("pallas_interpret"), run("xla"))
+
+
+def test_a_sequence_goes_on_from_its_cache():
+    case = Case("linear", "ssc", segment_len=12)
+    inputs = inputs_of(case)
+    whole, _ = call(case, inputs, implementation="xla")
+    kernel = {"implementation": "pallas_interpret"}
+    y, cache = call(case, cut(inputs, case, 0, 41), **kernel)
+    rest, _ = call(case, cut(inputs, case, 41, LENGTH), initial_cache=cache, **kernel)
+    close(jnp.concatenate([y, rest], 1), whole)
+
+
+@pytest.mark.parametrize(
+    ("case", "reason"),
+    [
+        (Case("linear", "none", gate="none"), "reads no cached memory"),
+        (Case("dla", "grm"), "dla and titans"),
+        (Case("linear", "grm", "logarithmic"), "logarithmic"),
+        (Case("linear", "grm", gate="position"), "position"),
+    ],
+    ids=str,
+)
+def test_a_named_kernel_runs_or_says_why_not(case, reason):
+    with pytest.raises(InputError, match=reason):
+        call(case, inputs_of(case), implementation="pallas_interpret")
+
+
+def test_without_a_tpu_the_kernels_are_refused():
+    with pytest.raises(InputError, match="runs on a TPU"):
+        call(CASES[0], inputs_of(CASES[0]), implementation="pallas")
+
+
+def test_explain_says_what_runs_and_what_it_costs():
+    text = mc_jax.explain(16384, heads=8, head_dim=128)
+    assert "xla, since the kernel runs on a TPU" in text
+    assert "63 cached memories a head: forward 135 GFLOP" in text
+    assert "xla, since the memories of dla" in mc_jax.explain(512, rule="dla", heads=2, head_dim=64)
+
+
+@needs_libtpu
+def test_on_a_tpu_the_kernel_is_the_default():
+    case = dataclasses.replace(CASES[0], segment_len=64, chunk_len=32)
+    q = jax.ShapeDtypeStruct((1, 512, 2, 128), jnp.bfloat16)
+    gate = jax.ShapeDtypeStruct((1, 512, 2), jnp.float32)
+
+    def loss(q, gate):
+        y, _ = mc_jax.memory_caching(q, q, q, q, LinearGates(gate), **case.options())
+        return jnp.sum(y.astype(jnp.float32))
+
+    program = compile_for("v5e", jax.grad(loss, argnums=(0, 1)), q, gate).as_text()
+    assert "linear_read_forward" in program or "linear_read_backward" in program
