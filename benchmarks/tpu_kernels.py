@@ -1,0 +1,125 @@
+"""The kernels that `benchmarks.tpu_static` compiles: an entry each."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas import tpu as pltpu
+
+HEADS, LENGTH, HEAD_DIM = 8, 16384, 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """One program to compile.
+
+    Attributes:
+      build: from the chip to a function and its arguments' shapes.
+      pallas: what the names of its Pallas kernels contain.
+      flops: useful floating-point operations.
+      bytes: HBM traffic with every array moved once.
+    """
+
+    build: Callable[[pltpu.TpuInfo], tuple[Callable, tuple]]
+    pallas: tuple[str, ...]
+    flops: int
+    bytes: int
+
+
+def shape(*sizes: int, dtype: Any = jnp.bfloat16) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(sizes, dtype)
+
+
+def linear_read(
+    backward: bool,
+    segment_len: int = 256,
+    head_dim: int = HEAD_DIM,
+    length: int = LENGTH,
+    heads: int = HEADS,
+    top_k: int | None = None,
+    routed: bool = True,
+) -> Kernel:
+    from mc_jax.kernels.gates import Router
+    from mc_jax.kernels.linear_read import pallas_tpu
+    from mc_jax.kernels.linear_read.config import Call, default_config, flops, hbm_bytes
+
+    memories = length // segment_len
+    call = Call(length, length, memories, head_dim, segment_len, top_k, routed)
+    tokens = shape(heads, head_dim, length)
+    line = shape(heads, length, dtype=jnp.float32)
+    router = Router(tokens, line, shape(heads, memories, head_dim, dtype=jnp.float32))
+    weights = shape(heads, memories, head_dim, head_dim)
+    first = shape(1, dtype=jnp.int32)
+    args: tuple = (tokens, router if routed else None, weights)
+    if backward:
+        down = shape(heads, 1, length, dtype=jnp.float32)
+        args += (tokens, tokens, down) if routed else (None, tokens, None)
+
+    def build(chip: pltpu.TpuInfo) -> tuple[Callable, tuple]:
+        config = default_config(length, memories, head_dim, jnp.dtype(jnp.bfloat16), chip)
+        op = pallas_tpu.backward if backward else pallas_tpu.forward
+
+        def run(first, *args):
+            return jax.vmap(functools.partial(op, call, config, False, first))(*args)
+
+        return run, (first, *args)
+
+    name = "linear_read_backward" if backward else "linear_read_forward"
+    dtype = jnp.dtype(jnp.bfloat16)
+    return Kernel(
+        build, (name,), heads * flops(call, backward), heads * hbm_bytes(call, dtype, backward)
+    )
+
+
+def flash_attention(backward: bool, block: int) -> Kernel:
+    """JAX's own causal attention over the same tokens; both directions of one are compiled."""
+    from jax.experimental.pallas.ops.tpu import flash_attention as flash
+
+    x = shape(1, HEADS, LENGTH, HEAD_DIM)
+    names = ("block_q", "block_k_major", "block_k", "block_q_major_dkv", "block_k_major_dkv")
+    names += ("block_k_dkv", "block_q_dkv", "block_k_major_dq", "block_k_dq", "block_q_dq")
+    sizes = flash.BlockSizes(block_b=1, **dict.fromkeys(names, block))
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return flash.flash_attention(q, k, v, causal=True, block_sizes=sizes)
+
+    def loss(*args: jax.Array) -> jax.Array:
+        return jnp.sum(attend(*args).astype(jnp.float32))
+
+    run = jax.grad(loss, argnums=(0, 1, 2)) if backward else attend
+    pallas = ("flash_mha_bwd_dkv", "flash_mha_bwd_dq") if backward else ("flash_attention",)
+    pairs = HEADS * LENGTH * (LENGTH + 1) // 2
+    products = 5 if backward else 2
+    arrays = 8 if backward else 4
+    return Kernel(
+        lambda chip: (run, (x, x, x)),
+        pallas,
+        products * 2 * pairs * HEAD_DIM,
+        arrays * 2 * HEADS * LENGTH * HEAD_DIM,
+    )
+
+
+KERNELS: dict[str, Callable[[], Kernel]] = {
+    "linear_read grm forward": lambda: linear_read(False),
+    "linear_read grm backward": lambda: linear_read(True),
+    "linear_read ssc forward": lambda: linear_read(False, top_k=4),
+    "linear_read ssc backward": lambda: linear_read(True, top_k=4),
+    "linear_read residual forward": lambda: linear_read(False, routed=False),
+    "linear_read residual backward": lambda: linear_read(True, routed=False),
+    "linear_read grm forward, C 1024": lambda: linear_read(False, segment_len=1024),
+    "linear_read grm backward, C 1024": lambda: linear_read(True, segment_len=1024),
+    "linear_read grm forward, d 64": lambda: linear_read(False, head_dim=64),
+    "linear_read grm backward, d 64": lambda: linear_read(True, head_dim=64),
+    "linear_read grm forward, d 256": lambda: linear_read(False, head_dim=256),
+    "linear_read grm backward, d 256": lambda: linear_read(True, head_dim=256),
+    **{
+        f"flash attention {name}, blocks of {block}": functools.partial(
+            flash_attention, backward, block
+        )
+        for block in (512, 1024)
+        for name, backward in (("forward", False), ("backward", True))
+    },
+}

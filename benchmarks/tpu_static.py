@@ -1,0 +1,137 @@
+"""Kernels compiled for TPUs that need not be here: their cost beside the hardware's limit.
+
+    python -m benchmarks.tpu_static
+    python -m benchmarks.tpu_static "linear_read ssc" --chips v5e
+
+libtpu's compiler runs anywhere. It writes down every instruction bundle of a kernel;
+`benchmarks.llo` counts how often each runs, which over the clock is the static time. Waiting for
+HBM is not in it: it stands apart as the time of moving every array once. Per cent of peak is the
+useful FLOPs over the static time and the chip's peak. Temporaries are the HBM that the whole
+program needs beside its arguments and results.
+"""
+
+import argparse
+import glob
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+from benchmarks import common
+
+# Clock in Hz, matrix FLOP/s in bfloat16, HBM bytes/s, and cores that share a kernel's grid.
+CHIPS = {
+    "v5e": (1.5e9, 197e12, 819e9, 1),
+    "v5p": (1.75e9, 459e12, 2765e9, 2),
+    "v6e": (1.75e9, 918e12, 1640e9, 1),
+}
+TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
+PACKAGES = ("jax", "jaxlib", "libtpu")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help="kernels whose names begin so; all by default")
+    parser.add_argument("--chips", nargs="+", choices=CHIPS, default=list(CHIPS))
+    parser.add_argument("--compile", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def compile_one(name: str, chip: str) -> None:
+    """Compile a kernel and print what the compiler says of memory; runs in a process of its own."""
+    import jax
+    import numpy as np
+    from jax.experimental import topologies
+    from jax.experimental.pallas import tpu as pltpu
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+    from benchmarks.tpu_kernels import KERNELS
+
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[chip])
+    mesh = Mesh(np.array(topology.devices[:1]), ("x",))
+    with jax.set_mesh(mesh):
+        run, args = KERNELS[name]().build(pltpu.get_tpu_info())
+        sharding = NamedSharding(mesh, PartitionSpec())
+        args = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), args
+        )
+        memory = jax.jit(run).lower(*args).compile().memory_analysis()
+    print(json.dumps({"temporaries": memory.temp_size_in_bytes}))
+
+
+def measure(name: str, chip: str) -> dict:
+    """Everything about one kernel on one chip."""
+    from benchmarks import llo
+    from benchmarks.tpu_kernels import KERNELS
+
+    kernel = KERNELS[name]()
+    clock, peak, bandwidth, cores = CHIPS[chip]
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {
+            "LIBTPU_INIT_ARGS": f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true",
+            "JAX_PLATFORMS": "cpu",
+            "TPU_SKIP_MDS_QUERY": "1",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        }
+        command = [sys.executable, "-m", "benchmarks.tpu_static", name, "--chips", chip]
+        child = subprocess.run(
+            [*command, "--compile"], env=environment, capture_output=True, text=True, check=False
+        )
+        if child.returncode:
+            raise SystemExit(f"{name} does not compile for {chip}:\n{child.stderr[-3000:]}")
+        cycles = 0
+        for part in kernel.pallas:
+            paths = glob.glob(f"{folder}/*{part}*-final_bundles.txt")
+            paths = [path for path in paths if "schedule-analysis" not in path]
+            if len(paths) != 1:
+                raise SystemExit(f"{name}: {len(paths)} kernels are called {part!r}, expected 1")
+            with open(paths[0]) as text:
+                cycles += llo.count(text.read()).cycles
+    static = cycles / clock / cores
+    return {
+        "kernel": name,
+        "chip": chip,
+        "gflop": kernel.flops / 1e9,
+        "hbm_mb": kernel.bytes / 1e6,
+        "limit_ms": 1e3 * max(kernel.flops / peak, kernel.bytes / bandwidth),
+        "static_ms": 1e3 * static,
+        "hbm_ms": 1e3 * kernel.bytes / bandwidth,
+        "percent_of_peak": 100 * kernel.flops / peak / static,
+        **json.loads(child.stdout.splitlines()[-1]),
+    }
+
+
+def main() -> None:
+    args = arguments()
+    if importlib.util.find_spec("libtpu") is None:
+        raise SystemExit("libtpu: not installed; pip install -r requirements-tpu.txt brings it")
+    if args.compile:
+        compile_one(args.names[0], args.chips[0])
+        return
+    from benchmarks.tpu_kernels import KERNELS
+
+    names = [n for n in KERNELS if not args.names or any(n.startswith(p) for p in args.names)]
+    if not names:
+        raise SystemExit(f"names: found {args.names}, allowed: beginnings of {list(KERNELS)}")
+    print(f"{'kernel':42} chip  GFLOP  HBM MB  temp MB  limit ms  static ms  HBM ms  % of peak")
+    results = []
+    for name in names:
+        for chip in args.chips:
+            row = measure(name, chip)
+            results.append(row)
+            print(
+                f"{name:42} {chip:4} {row['gflop']:6.0f} {row['hbm_mb']:7.0f} "
+                f"{row['temporaries'] / 1e6:8.1f} {row['limit_ms']:9.3f} {row['static_ms']:10.3f} "
+                f"{row['hbm_ms']:7.3f} {row['percent_of_peak']:10.0f}",
+                flush=True,
+            )
+    if not args.names and args.chips == list(CHIPS):
+        common.write_results("tpu_static", PACKAGES, {"chips": args.chips}, results)
+
+
+if __name__ == "__main__":
+    main()
