@@ -7,14 +7,19 @@ waiting for copies.
 """
 
 import dataclasses
+import operator
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+Operand = Callable[[dict], Any]
+Step = Callable[[dict, bool], None]
+
 _BUNDLE = re.compile(r"^\s*(?:0x)?([0-9a-f]+)\s+(?:[A-Z]{2}\s*)*:[\s>]*\{(.*)$")
 _ASSIGN = re.compile(r"^(?:%(\w+) = )?([\w.]+)\s*(.*)$", re.S)
+_GUARD = re.compile(r"^\((!?%\w+)\)\s*,?\s*(.*)$", re.S)
 _REGION = re.compile(r"Start(?:/End empty)? region (\d+)")
-_NAME = re.compile(r"%(\w+)")
+_SCALAR = re.compile(r"%(\w+) = inlined_call_operand\.<no memory space>")
 
 # Bundles that still run after one that branches.
 DELAY_SLOTS = 4
@@ -24,35 +29,39 @@ class UnknownBranch(RuntimeError):
     """A branch depends on something that scalar instructions alone do not tell."""
 
 
+class Branch(NamedTuple):
+    """A branch to a region, taken where the predicate holds."""
+
+    predicate: Operand
+    region: str
+
+
 @dataclasses.dataclass
 class Bundle:
     """One instruction bundle.
 
     Attributes:
-      steps: scalar instructions, `step(values, from_loop)`.
-      branch: (predicate, region) of a branch out of it.
-      cycles: 1 and the delays it asks for.
+      steps: its scalar instructions, `step(values, from_loop)`.
+      branch: the branch out of it.
+      cycles: 1 and the delays that it asks for.
       text: as written.
     """
 
-    steps: list[Callable]
-    branch: tuple[Callable, str] | None
+    steps: list[Step]
+    branch: Branch | None
     cycles: int
     text: str
 
 
-def _operand(text: str) -> Callable[[dict], Any]:
+def _operand(text: str) -> Operand:
     text = text.strip()
+    if text.startswith("!"):
+        inner = _operand(text[1:])
+        return lambda values: None if inner(values) is None else not inner(values)
     if text.startswith("%"):
         name = text[1:].split()[0]
         return lambda values: values.get(name)
-    if text.startswith("!%"):
-        name = text[2:]
-        return lambda values: None if values.get(name) is None else not values[name]
-    try:
-        number = int(text, 0)
-    except ValueError:
-        return lambda values: None
+    number = int(text, 0) if re.fullmatch(r"-?(0x[0-9a-f]+|\d+)", text) else None
     return lambda values: number
 
 
@@ -65,32 +74,52 @@ def _unsigned(x: int) -> int:
     return int(x) & 0xFFFFFFFF
 
 
-_OPS: dict[str, Callable] = {
-    "sadd": lambda a, b: a + b,
-    "ssub": lambda a, b: a - b,
-    "smul": lambda a, b: a * b,
-    "sand": lambda a, b: _unsigned(a) & _unsigned(b),
-    "sor": lambda a, b: _unsigned(a) | _unsigned(b),
-    "sxor": lambda a, b: _unsigned(a) ^ _unsigned(b),
-    "sshll": lambda a, b: _unsigned(a) << b if b < 32 else 0,
-    "sshrl": lambda a, b: _unsigned(a) >> b,
-    "sshra": lambda a, b: _signed(a) >> b,
-    "smin": lambda a, b: min(a, b),
-    "smax": lambda a, b: max(a, b),
+_LOGIC: dict[str, Callable] = {
     "por": lambda a, b: bool(a or b),
     "pand": lambda a, b: bool(a and b),
     "pnand": lambda a, b: not (a and b),
     "pnor": lambda a, b: not (a or b),
     "pxor": lambda a, b: bool(a) != bool(b),
+    "pneg": lambda a: not a,
+    "pmov": lambda a: a,
+    "smov": lambda a: a,
+}
+_ARITHMETIC: dict[str, Callable] = {
+    "sadd": lambda a, b: a + b,
+    "ssub": lambda a, b: a - b,
+    "smul": lambda a, b: a * b,
+    "sand": lambda a, b: a & b,
+    "sor": lambda a, b: a | b,
+    "sxor": lambda a, b: a ^ b,
+    "sshll": lambda a, b: a << b if b < 32 else 0,
+    "sshrl": lambda a, b: _unsigned(a) >> b,
+    "sshra": lambda a, b: a >> b,
+    "smin": min,
+    "smax": max,
 }
 _COMPARE = {
-    "lt": lambda a, b: a < b,
-    "le": lambda a, b: a <= b,
-    "gt": lambda a, b: a > b,
-    "ge": lambda a, b: a >= b,
-    "eq": lambda a, b: a == b,
-    "ne": lambda a, b: a != b,
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+    "eq": operator.eq,
+    "ne": operator.ne,
 }
+
+
+def _function(op: str) -> Callable | None:
+    """What a scalar operation computes; None if no branch can depend on it alone."""
+    kind, *types = op.split(".")
+    if kind in _LOGIC:
+        return _LOGIC[kind]
+    cast = _unsigned if "u32" in types and kind in ("scmp", "smin", "smax") else _signed
+    if kind == "scmp":
+        compare = _COMPARE[types[0]]
+        return lambda a, b: compare(cast(a), cast(b))
+    if kind in _ARITHMETIC:
+        basic = _ARITHMETIC[kind]
+        return lambda a, b: _signed(basic(cast(a), cast(b)))
+    return None
 
 
 def _split(args: str) -> list[str]:
@@ -103,121 +132,103 @@ def _split(args: str) -> list[str]:
             parts.append(args[start:i])
             start = i + 1
     parts.append(args[start:])
-    return [p.strip() for p in parts]
+    return [part.strip() for part in parts]
 
 
-def _instruction(text: str) -> Callable | tuple | None:
-    found = _ASSIGN.match(text.strip())
+def _select(name: str, condition: Operand, if_true: Operand, if_false: Operand) -> Step:
+    def step(values: dict, from_loop: bool) -> None:
+        chosen = condition(values)
+        values[name] = None if chosen is None else (if_true if chosen else if_false)(values)
+
+    return step
+
+
+def _move(name: Any, value: Operand, guard: Operand | None) -> Step:
+    def step(values: dict, from_loop: bool) -> None:
+        if guard is None or guard(values):
+            values[name] = value(values)
+
+    return step
+
+
+def _phi(name: str, first: Operand, again: Operand) -> Step:
+    def step(values: dict, from_loop: bool) -> None:
+        values[name] = (again if from_loop else first)(values)
+
+    return step
+
+
+def _instruction(text: str) -> Step | Branch | None:
+    """A scalar instruction or branch; None for whatever no branch depends on."""
+    found = _ASSIGN.match(text)
     if not found:
         return None
     name, op, args = found.groups()
-    predicate = None
-    guard = re.match(r"^\((!?%\w+)\)\s*,?\s*(.*)$", args, re.S)
-    if guard:
-        predicate, args = _operand(guard.group(1)), guard.group(2)
+    kind, guard = op.split(".")[0], None
+    guarded = _GUARD.match(args)
+    if guarded:
+        guard, args = _operand(guarded.group(1)), guarded.group(2)
     parts = _split(args)
-    kind, *rest = op.split(".")
     if kind == "sbr":
         region = re.search(r"target = \$region(\d+)", args)
-        return (predicate or (lambda values: True), region.group(1) if region else None)
+        return Branch(guard or (lambda values: True), region.group(1)) if region else None
     if kind in ("sst", "sld"):
-        place = re.search(r"smem:\[(.*)\]", parts[0])
-        key = place.group(1) if place else parts[0]
+        place = ("smem", parts[0].rpartition("]")[0])
         if kind == "sst":
-            value = _operand(parts[0].split("]")[-1] or parts[-1])
-
-            def store(values, _):
-                if predicate is None or predicate(values):
-                    values[("smem", key)] = value(values)
-
-            return store
-        return lambda values, _: values.__setitem__(name, values.get(("smem", key)))
+            return _move(place, _operand(parts[0].rpartition("]")[2]), guard)
+        return _move(name, lambda values: values.get(place), None)
     if not name or name[0] not in "sp":
         return None
     if kind in ("sphi", "pphi"):
-        first, again = (_operand(p) for p in parts[:2])
-        return lambda values, back: values.__setitem__(name, (again if back else first)(values))
-    if kind in ("smov", "pmov") and parts[0].startswith("("):
-        condition, a = _split(parts[0][1:-1])
-        condition, a, b = _operand(condition), _operand(a), _operand(parts[1])
-
-        def move(values, _):
-            c = condition(values)
-            values[name] = None if c is None else (b if c else a)(values)
-
-        return move
+        return _phi(name, *map(_operand, parts[:2]))
     if op == "scalar_select":
-        condition, a, b = (_operand(p) for p in parts[:3])
-
-        def select(values, _):
-            c = condition(values)
-            values[name] = None if c is None else (a if c else b)(values)
-
-        return select
-    if kind == "scmp":
-        compare = _COMPARE[rest[0]]
-        cast = _unsigned if "u32" in rest else _signed
-        function = lambda a, b: compare(cast(a), cast(b))  # noqa: E731
-    elif kind == "pneg":
-        function = lambda a: not a  # noqa: E731
-    elif kind in ("smov", "pmov"):
-        function = lambda a: a  # noqa: E731
-    elif kind in _OPS:
-        basic = _OPS[kind]
-        if kind[0] == "p":
-            function = basic
-        elif "u32" in rest and kind in ("smin", "smax"):
-            function = lambda a, b: basic(_unsigned(a), _unsigned(b))  # noqa: E731
-        else:
-            function = lambda a, b: _signed(basic(_signed(a), _signed(b)))  # noqa: E731
-    else:
+        return _select(name, *map(_operand, parts[:3]))
+    if kind in ("smov", "pmov") and parts[0].startswith("("):
+        # "(p, a), b": b replaces a where p holds.
+        condition, kept = map(_operand, _split(parts[0][1:-1]))
+        return _select(name, condition, _operand(parts[1]), kept)
+    function = _function(op)
+    if function is None:
         return None
-    operands = [_operand(p) for p in parts]
+    operands = [_operand(part) for part in parts]
 
-    def run(values, _):
-        if predicate is not None and not predicate(values):
-            return
-        got = [o(values) for o in operands]
-        values[name] = None if any(g is None for g in got) else function(*got)
+    def value(values: dict) -> Any:
+        got = [operand(values) for operand in operands]
+        return None if None in got else function(*got)
 
-    return run
+    return _move(name, value, guard)
 
 
-def parse(text: str) -> tuple[list[Bundle], dict[str, int], dict[str, str]]:
-    """Bundles, the bundle that each region starts at, and the scalar operands."""
+def parse(text: str) -> tuple[list[Bundle], dict[str, int], list[str]]:
+    """Bundles, the bundle that each region starts at, and the names of scalar operands."""
     lines: list[str] = []
     for line in text.splitlines():
         if _BUNDLE.match(line):
             lines.append(line)
         elif lines:
             lines[-1] += " " + line.strip()
-    bundles, regions, operands = [], {}, {}
+    bundles = []
+    regions: dict[str, int] = {}
+    operands: list[str] = []
     for index, line in enumerate(lines):
-        body = _BUNDLE.match(line).group(2)
+        body = line.partition("{")[2]
         for region in _REGION.findall(body):
             regions.setdefault(region, index)
-        clean = re.sub(r"/\*.*?\*/", " ", body).strip().rstrip("}").strip()
-        steps, branch, cycles = [], None, 1
-        # A loop's values stand at the head of its first bundle, wherever they are written there.
-        parts = sorted(clean.split(";;"), key=lambda part: "phi" not in part)
-        for part in parts:
-            part = part.strip().rstrip("}").strip()
-            if not part:
-                continue
-            operand = re.match(r"%(\w+) = inlined_call_operand\.<no memory space>", part)
-            if operand:
-                operands[operand.group(1)] = part
-                continue
-            delay = re.search(r"[vs]delay (\d+)", part)
-            if delay:
-                cycles += int(delay.group(1))
-            step = _instruction(part)
-            if isinstance(step, tuple):
-                branch = step
-            elif step is not None:
-                steps.append(step)
-        bundles.append(Bundle(steps, branch, cycles, clean))
+        operands += _SCALAR.findall(body)
+        bundles.append(_bundle(re.sub(r"/\*.*?\*/", " ", body)))
     return bundles, regions, operands
+
+
+def _bundle(body: str) -> Bundle:
+    parts = [part.strip(" }") for part in body.split(";;")]
+    # A loop's values stand at the head of its first bundle, wherever they are written there.
+    found = [_instruction(part) for part in sorted(parts, key=lambda part: "phi" not in part)]
+    return Bundle(
+        [step for step in found if step is not None and not isinstance(step, Branch)],
+        next((step for step in found if isinstance(step, Branch)), None),
+        1 + sum(int(delay) for delay in re.findall(r"[vs]delay (\d+)", body)),
+        body.strip(),
+    )
 
 
 class Cost(NamedTuple):

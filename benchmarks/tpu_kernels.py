@@ -29,7 +29,8 @@ class Kernel:
     bytes: int
 
 
-def shape(*sizes: int, dtype: Any = jnp.bfloat16) -> jax.ShapeDtypeStruct:
+def shape(*sizes: int, dtype: Any = jnp.bfloat16) -> Any:
+    """An array's shape, where a kernel's trees hold arrays."""
     return jax.ShapeDtypeStruct(sizes, dtype)
 
 
@@ -79,8 +80,11 @@ def flash_attention(backward: bool, block: int) -> Kernel:
     from jax.experimental.pallas.ops.tpu import flash_attention as flash
 
     x = shape(1, HEADS, LENGTH, HEAD_DIM)
-    names = ("block_q", "block_k_major", "block_k", "block_q_major_dkv", "block_k_major_dkv")
-    names += ("block_k_dkv", "block_q_dkv", "block_k_major_dq", "block_k_dq", "block_q_dq")
+    names = (
+        *("block_q", "block_k_major", "block_k"),
+        *("block_q_major_dkv", "block_k_major_dkv", "block_k_dkv", "block_q_dkv"),
+        *("block_k_major_dq", "block_k_dq", "block_q_dq"),
+    )
     sizes = flash.BlockSizes(block_b=1, **dict.fromkeys(names, block))
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:

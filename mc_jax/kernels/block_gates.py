@@ -4,30 +4,54 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
+from jax.experimental import pallas as pl
 
 from mc_jax.kernels.gates import Router
-from mc_jax.kernels.tiles import contract
+from mc_jax.kernels.tiles import contract, round_up
 from mc_jax.typing import Array
 
 F32 = jnp.float32
 
+# Gates are computed for one, two or more of so many parts of all memories.
+PARTS = 4
 
-def block_gates(
-    top_k: int | None, memories: int, router: Router | None, seen: Array
-) -> tuple[Array, Array]:
-    """Gates of the online memory [1, tokens] and of the cached ones [memories, tokens].
+
+def store_gates(
+    top_k: int | None, router: Router | None, seen: Array, most: Array, own: Any, gates: Any
+) -> None:
+    """Write the gates of a block of tokens.
 
     Args:
       top_k: memories that a token reads; None for all that it sees.
-      memories: rows of the descriptors.
       router: refs, with online logits [1, tokens]; None where all gates are 1.
       seen: how many memories each token sees [1, tokens].
+      most: the largest of these.
+      own: ref of the online memory's gates [1, tokens].
+      gates: ref of the cached ones' [memories, tokens]; from row `most` on it is left undefined.
     """
+    memories = gates.shape[0]
+    below = -1
+    for part in range(1, PARTS + 1):
+        rows = min(round_up(memories * part // PARTS, 8), memories)
+
+        # The fewest rows that hold all that the block sees.
+        @pl.when((most > below) & (most <= rows))
+        def _(rows: int = rows) -> None:
+            own[...], gates[:rows] = _block_gates(top_k, rows, router, seen)
+
+        below = rows
+
+
+def _block_gates(
+    top_k: int | None, memories: int, router: Router | None, seen: Array
+) -> tuple[Array, Array]:
+    """Gates of the online memory [1, tokens] and of the first cached ones [memories, tokens]."""
     index = lax.broadcasted_iota(jnp.int32, (memories, seen.shape[1]), 0)
     visible = index < seen
     if router is None:
         return jnp.ones(seen.shape, F32), visible.astype(F32)
-    logits = jnp.where(visible, _logits(router.descriptors[...], router.u[...]), -jnp.inf)
+    logits = _logits(router.descriptors[:memories], router.u[...])
+    logits = jnp.where(visible, logits, -jnp.inf)
     if top_k is not None and top_k < memories:
         logits = _best(logits, index, top_k)
     online = router.online[...]

@@ -88,11 +88,12 @@ def default_config(
       dtype: type of queries and memories.
       chip: the TPU that will run it.
     """
-    block = min((512, 384, 256, 128), key=lambda size: (round_up(tokens, size), -size))
     wide = head_dim % chip.mxu_column_size == 0
+    sizes = (512, 384, 256, 128) if wide else (1024, 512, 384, 256, 128)
+    block = min(sizes, key=lambda size: (round_up(tokens, size), -size))
     fits = int(VMEM_SHARE * chip.vmem_capacity_bytes) // _memory_bytes(head_dim, dtype)
     resident = memories if memories <= fits else max(8, fits // 8 * 8)
-    return Config(block, resident, 8 if wide else 16, "outputs" if wide else "inputs")
+    return Config(block, resident, 8 if wide else 32, "outputs" if wide else "inputs")
 
 
 def _memory_bytes(head_dim: int, dtype: jnp.dtype) -> int:

@@ -14,7 +14,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from mc_jax.kernels.block_gates import block_gates
+from mc_jax.kernels.block_gates import store_gates
 from mc_jax.kernels.gates import Router
 from mc_jax.kernels.linear_read.config import Call, Config
 from mc_jax.kernels.tiles import contract, row
@@ -70,7 +70,7 @@ def _forward_kernel(call: Call, config: Config, first, inputs, outputs, gates, t
 
     @pl.when(stack == 0)
     def _() -> None:
-        own_ref[...], gates[...] = block_gates(call.top_k, gates.shape[0], router, seen)
+        store_gates(call.top_k, router, seen, most, own_ref, gates)
         total[...] = jnp.zeros_like(total)
 
     def add(start: Array, size: int) -> None:
@@ -97,14 +97,14 @@ def _forward_kernel(call: Call, config: Config, first, inputs, outputs, gates, t
 
 
 def _backward_kernel(
-    call: Call, config: Config, first, inputs, outputs, gates, dgates, dq, dw, ddescriptors
+    call: Call, config: Config, first, inputs, outputs, own_ref, gates, dgates, dq, dw, ddescriptors
 ) -> None:
     """Grid (stacks of memories, token blocks): gradients of the weights add up over tokens."""
     q_ref, router, w_ref, y_ref, dy_ref, down_ref = inputs
     dq_ref, drouter, dw_ref = outputs
     stack, block = pl.program_id(0), pl.program_id(1)
     seen, most = _seen(call, config, first[0], block)
-    own, gates[...] = block_gates(call.top_k, gates.shape[0], router, seen)
+    store_gates(call.top_k, router, seen, most, own_ref, gates)
 
     @pl.when(block == 0)
     def _() -> None:
@@ -133,13 +133,13 @@ def _backward_kernel(
     dq_ref[...] = dq[...].astype(dq_ref.dtype)
     if call.routed:
         delta = jnp.sum(dy_ref[...].astype(F32) * y_ref[...].astype(F32), 0, keepdims=True)
+        own = own_ref[...]
         delta += own * down_ref[...]
         rows = pl.ds(pl.multiple_of(stack * config.resident, 8), config.resident)
-        dlogits = (gates[rows] * (dgates[...] - delta)).astype(q_ref.dtype)
         # What nobody sees may hold anything.
-        descriptors = router.descriptors[rows].astype(q_ref.dtype)
-        index = lax.broadcasted_iota(jnp.int32, descriptors.shape, 0)
-        descriptors = jnp.where(index < here, descriptors, 0)
+        visible = lax.broadcasted_iota(jnp.int32, (config.resident, 1), 0) < here
+        dlogits = jnp.where(visible, gates[rows] * (dgates[...] - delta), 0).astype(q_ref.dtype)
+        descriptors = jnp.where(visible, router.descriptors[rows], 0).astype(q_ref.dtype)
         drouter.u[...] = contract(descriptors, dlogits, (0, 0)).astype(drouter.u.dtype)
         drouter.online[...] = own * (down_ref[...] - delta)
         ddescriptors[...] += contract(dlogits, router.u[...], (1, 1))
@@ -228,6 +228,7 @@ def backward(call, config, interpret, first, q, router, weights, y, dy, down) ->
             in_specs=[(tokens, scored, memories, router and tokens, tokens, router and line)],
             out_specs=((parts, router and Router(parts, line, some), memories),),
             scratch_shapes=[
+                pltpu.VMEM((1, config.tokens), F32),
                 pltpu.VMEM((stacks * config.resident, config.tokens), F32),
                 pltpu.VMEM(rows, F32),
                 pltpu.VMEM((call.head_dim, config.tokens), F32),

@@ -1,0 +1,43 @@
+"""Counting bundles: a program whose count is known by hand."""
+
+import pytest
+
+from benchmarks import llo
+
+# Five turns of a loop of 16 bundles, of which 2 with a delay of 3 are left out where the index is
+# even. A branch takes effect after four more bundles. 2 bundles before and 1 after the loop.
+PROGRAM = """
+     0   :  { %s1_s0 = inlined_call_operand.<no memory space> [shape: s32[1], index: 0] }
+   0x1   :  { %s2_s1 = smov 0  ;;  %13 = sst [smem:[#allocation5]] %s1_s0 }
+   0x2 LB: > { %s4_s3 = sadd.s32 1, %s3_s2  ;;  %s3_s2 = sphi %s2_s1, %s4_s3 /* Start region 7 */ }
+   0x3   : > { %s5_s4 = sand.u32 1, %s3_s2  ;;  %s9_s8 = sld [smem:[#allocation5]] }
+   0x4   : > { %p1_p0 = scmp.eq.s32.totalorder %s5_s4, 0  ;;  %s10_s9 = sadd.s32 5, %s9_s8 }
+   0x5   : > { %20 = sbr.rel (%p1_p0) target = $region8  ;;  %v1 = vadd.f32 %v2, %v3 }
+   0x6   : > { %v4 = vmul.f32 %v1, %v1 }
+   0x7   : > {}
+   0x8   : > {}
+   0x9   : > {}
+   0xa   : > { %v5 = vmul.f32 %v1, %v1 } /* Start region 9 */
+   0xb   : > { %22 = vdelay 3 }
+   0xc PF: > { %p2_p1 = scmp.ge.s32.totalorder %s4_s3, %s10_s9 /* Start/End empty region 8 */ }
+   0xd   : > { %21 = sbr.rel (!%p2_p1) target = $region7 }
+   0xe   : > {}
+   0xf   : > {}
+  0x10   : > {}
+  0x11   : > {}
+  0x12 LE:  { %v6 = vmul.f32 %v1, %v1 }
+"""
+TURN, SKIPPED = 16, 2 + 3
+
+
+@pytest.mark.parametrize("operand", [0, 2])
+def test_loops_branches_delays_and_operands(operand):
+    turns = 5 + operand
+    even = (turns + 1) // 2
+    expected = 2 + turns * (TURN + 3) - even * SKIPPED + 1
+    assert llo.count(PROGRAM, scalars=operand).cycles == expected
+
+
+def test_a_branch_on_a_vector_is_an_error_not_a_guess():
+    with pytest.raises(llo.UnknownBranch, match="region8"):
+        llo.count(PROGRAM.replace("scmp.eq.s32.totalorder %s5_s4, 0", "vmand.all %v7"))
