@@ -32,7 +32,7 @@ def store_gates(
     memories = gates.shape[0]
     below = -1
     for part in range(1, PARTS + 1):
-        rows = min(round_up(memories * part // PARTS, 8), memories)
+        rows = min(round_up(-(-memories * part // PARTS), 8), memories)
 
         # The fewest rows that hold all that the block sees.
         @pl.when((most > below) & (most <= rows))
