@@ -1,0 +1,1 @@
+"""Compressing the segments of a sequence into MLP memories, and reading the online memory."""
