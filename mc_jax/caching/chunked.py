@@ -202,27 +202,44 @@ def _store_buckets(
 def _reader(
     grid: Grid, u: Array | None, q: Array, keys: Keys | None, stored: Stored, kernel: str | None
 ) -> Reader | None:
-    """The cached memories with what their gates are made of."""
+    """The cached memories with what their gates are made of; None if there are none to read."""
     if stored.weights is None:
         return None
-    options, dtype = grid.options, accumulator(q.dtype)
     if u is not None and u.ndim:
         u = grid.place(u)
     own = None if keys is None else keys.own
-    levels = options.segmentation == "logarithmic"
-    count = len(stored.weights) if levels else jax.tree.leaves(stored.weights)[0].shape[0]
-    visible, distance = visible_slots(options, grid.token_segment, count)
-    if levels:
-        if not options.gated:
-            ones = jnp.ones(q.shape[1], dtype)
-            return LevelReader(stored.weights, ones, visible.astype(dtype))
-        scores = gate_logits(options, u, q, own, stored.descriptors, distance)
-        return LevelReader(stored.weights, *gate_weights(options, *scores, visible))
+    if grid.options.segmentation == "logarithmic":
+        return _level_reader(grid, u, q, own, stored)
+    return _shared_reader(grid, u, q, own, stored, kernel)
+
+
+def _level_reader(
+    grid: Grid, u: Array | None, q: Array, own: Array | None, stored: Stored
+) -> LevelReader:
+    options, dtype = grid.options, accumulator(q.dtype)
+    visible, distance = visible_slots(options, grid.token_segment, len(stored.weights))
+    if not options.gated:
+        return LevelReader(stored.weights, jnp.ones(q.shape[1], dtype), visible.astype(dtype))
+    scores = gate_logits(options, u, q, own, stored.descriptors, distance)
+    return LevelReader(stored.weights, *gate_weights(options, *scores, visible))
+
+
+def _shared_reader(
+    grid: Grid,
+    u: Array | None,
+    q: Array,
+    own: Array | None,
+    stored: Stored,
+    kernel: str | None,
+) -> SharedReader:
+    options = grid.options
     router: Router | Scores | None = None
     if options.routed:
         router = Router(*route(options, u, q, own), stored.descriptors)
     elif options.gated:
+        memories = jax.tree.leaves(stored.weights)[0].shape[0]
+        _, distance = visible_slots(options, grid.token_segment, memories)
         router = Scores(*gate_logits(options, u, q, own, None, distance))
     return SharedReader(
-        stored.weights, count, router, grid.block_len, grid.first, options.selected, kernel
+        stored.weights, router, grid.block_len, grid.first, options.selected, kernel
     )

@@ -48,7 +48,9 @@ def check_implementation(
         anywhere = implementation == "pallas_interpret"
         reason = no_kernel(options, rule, head_dim, dtype, anywhere)
         if reason:
-            raise InputError("implementation", implementation, f"xla | None, since {reason}")
+            raise InputError(
+                "implementation", implementation, f"xla, or the default, since {reason}"
+            )
 
 
 def explain(

@@ -28,11 +28,6 @@ Read = Callable[[Weights, Array], Array]
 class Reader(Protocol):
     """The cached memories as one call's tokens read them, and the gates they read them with."""
 
-    @property
-    def count(self) -> int:
-        """Memories that a token may read."""
-        ...
-
     def linear(self, name: str, x: Array) -> tuple[Array, Array]:
         """`sum_i gate_i W_i x` for the linear map `name`, and the online memory's gates."""
         ...
@@ -51,8 +46,7 @@ class SharedReader:
     """Constant segments: one stack of memories for all tokens.
 
     Attributes:
-      weights: leaves [count, ...].
-      count: memories.
+      weights: leaves [memories, ...].
       router: what memories are scored with; None where all gates are 1.
       segment_len: tokens of a segment.
       first_segment: segment of the first token; the Python integer 0 where the sequence starts.
@@ -60,8 +54,7 @@ class SharedReader:
       kernel: implementation of `linear_read`; None for the best.
     """
 
-    weights: Weights | None
-    count: int
+    weights: Weights
     router: Router | Scores | None
     segment_len: int
     first_segment: Array | int
@@ -98,7 +91,8 @@ class SharedReader:
         return 1 + jnp.sum(self._visible(x), 0, dtype=accumulator(x.dtype))
 
     def _visible(self, x: Array) -> Array:
-        return visible_memories(self.count, x.shape[1], self.segment_len, self.first_segment)
+        memories = jax.tree.leaves(self.weights)[0].shape[0]
+        return visible_memories(memories, x.shape[1], self.segment_len, self.first_segment)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,11 +108,6 @@ class LevelReader:
     weights: list[Weights]
     own: Array
     gate: Array
-
-    @property
-    def count(self) -> int:
-        """Levels."""
-        return len(self.weights)
 
     def linear(self, name: str, x: Array) -> tuple[Array, Array]:
         """See `Reader`."""

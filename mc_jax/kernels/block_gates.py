@@ -30,10 +30,9 @@ def store_gates(
       gates: ref of the cached ones' [memories, tokens]; from row `most` on it is left undefined.
     """
     memories = gates.shape[0]
+    sizes = {min(round_up(-(-memories * i // PARTS), 8), memories) for i in range(1, PARTS + 1)}
     below = -1
-    for part in range(1, PARTS + 1):
-        rows = min(round_up(-(-memories * part // PARTS), 8), memories)
-
+    for rows in sorted(sizes):
         # The fewest rows that hold all that the block sees.
         @pl.when((most > below) & (most <= rows))
         def _(rows: int = rows) -> None:

@@ -8,3 +8,8 @@ def this_chip() -> pltpu.TpuInfo:
     if pltpu.is_tpu_device():
         return pltpu.get_tpu_info()
     return pltpu.get_tpu_info_for_chip(pltpu.ChipVersion.TPU_V5E, 1)
+
+
+def vmem_limit(chip: pltpu.TpuInfo) -> int:
+    """Bytes of VMEM that a kernel may take; a little is left to the compiler."""
+    return chip.vmem_capacity_bytes * 7 // 8

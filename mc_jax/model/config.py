@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from mc_jax.caching import Options
+from mc_jax.caching.kernels import check_implementation
 from mc_jax.errors import InputError
-from mc_jax.memory import ACTIVATIONS, MEM_NORMS, rule_names
+from mc_jax.memory import ACTIVATIONS, MEM_NORMS, get_rule, rule_names
 
 MIXERS = ("memory", "attention", "sliding")
 DTYPES = ("float32", "bfloat16")
@@ -254,6 +255,19 @@ class ModelConfig(_Config):
         if set(self.pattern) != {"memory"} and self.head_dim % 2:
             allowed = f"heads of even width for rotary attention, not {self.head_dim}"
             raise InputError(self._path("num_heads"), self.num_heads, allowed)
+        if "memory" in self.pattern:
+            self._check_kernels()
+
+    def _check_kernels(self) -> None:
+        """Raise InputError for kernels that are named and cannot run here."""
+        memory = self.memory
+        rule = get_rule(memory.rule)
+        try:
+            check_implementation(
+                memory.implementation, memory.options, rule, self.head_dim, self.compute_dtype
+            )
+        except InputError as error:
+            raise InputError(memory._path(error.field), error.found, error.allowed) from None
 
     @property
     def head_dim(self) -> int:

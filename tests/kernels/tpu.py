@@ -13,7 +13,8 @@ TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None,
-    reason="libtpu is not installed: pip install -r requirements-tpu.txt compiles for TPUs here",
+    reason="libtpu, which compiles for TPUs, is not installed: requirements-dev.txt brings it to"
+    " Linux on x86-64, the only platform that it exists for",
 )
 
 

@@ -49,6 +49,7 @@ REFUSED = [
     (dict(memory=dict(decay="never")), "model.memory.decay"),
     (dict(memory=dict(rule="titans", decay="off")), "model.memory.decay"),
     (dict(memory=dict(implementation="fast")), "model.memory.implementation"),
+    (dict(memory=dict(implementation="pallas")), "model.memory.implementation"),
     (dict(memory=dict(topk=4)), "model.memory.topk"),
     (dict(attention=dict(window=0)), "model.attention.window"),
     (dict(attention=dict(rope_theta=0.5)), "model.attention.rope_theta"),

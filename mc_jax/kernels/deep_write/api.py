@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
 from mc_jax.errors import InputError
-from mc_jax.kernels.chips import this_chip
+from mc_jax.kernels.chips import this_chip, vmem_limit
 from mc_jax.kernels.deep_write.activations import ACTIVATIONS
 from mc_jax.kernels.deep_write.blocks import Layout, Learned
 from mc_jax.kernels.deep_write.chunk import Affine, Memory, Tokens
@@ -59,7 +59,7 @@ def deep_write(
       ends_dtype: type of the weights at the ends of segments; None for that of the state.
       implementation: reference | xla | pallas | pallas_interpret (the TPU kernel's steps on any
         device, slow); None picks pallas on a TPU where it can run, else xla.
-      config: steps of the kernel; None picks them.
+      config: steps of the kernel, for pallas alone; None picks them.
 
     Returns:
       Features, ends and final state.
@@ -93,6 +93,8 @@ def deep_write(
         if reason:
             raise InputError("implementation", implementation, f"xla: {reason}")
         return _pallas(call, config, interpret, params, q, k, v, steps)
+    if config is not None:
+        raise InputError("config", config, f"None: {implementation} has no steps")
     form = xla if implementation == "xla" else reference
     written = form(rule, params, Sequence(q, k, v, steps), segment_len, chunk_len, call.independent)
     return written._replace(ends=_cast(written.ends, call.ends_dtype))
@@ -174,8 +176,7 @@ def _pallas(
     if call.layer_norm:
         affine = Affine(*(x[:, None].astype(jnp.float32) for x in params.norm))
     tokens = Tokens(q.astype(call.dtype), k, v.astype(call.dtype), _gates(call, steps))
-    # A little is left to the compiler.
-    layout = Layout(call, config, chip.vmem_capacity_bytes * 7 // 8)
+    layout = Layout(call, config, vmem_limit(chip))
     outputs = write(layout, interpret, tokens, Learned(Memory(w1, w2), affine))
     final = _final_state(call, params, outputs)
     return Written(outputs.features.astype(q.dtype), MlpWeights(*outputs.ends), final)

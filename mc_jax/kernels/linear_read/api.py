@@ -18,7 +18,7 @@ IMPLEMENTATIONS = ("reference", "xla", "pallas", "pallas_interpret")
 
 def linear_read(
     q: Float[Array, "head_dim tokens"],
-    weights: Float[Array, "memories head_dim head_dim"],
+    weights: Float[Array, "memories out head_dim"],
     router: Router | Scores | None,
     *,
     segment_len: int,
@@ -26,7 +26,7 @@ def linear_read(
     top_k: int | None = None,
     implementation: str | None = None,
     config: Config | None = None,
-) -> tuple[Float[Array, "head_dim tokens"], Float[Array, " tokens"]]:
+) -> tuple[Float[Array, "out tokens"], Float[Array, " tokens"]]:
     """Read cached matrix memories (eqs. 7, 9 and 17), for one head of one sequence.
 
     `y_t = sum_i gate_ti W_i q_t` over the memories i before token t's own segment.
@@ -40,7 +40,7 @@ def linear_read(
       top_k: cached memories that a token reads, best first (ssc); None for all.
       implementation: reference | xla | pallas | pallas_interpret (the TPU kernel's steps on any
         device, slow); None picks pallas on a TPU where it can run, else xla.
-      config: block sizes of the kernel; None picks them.
+      config: block sizes of the kernel, for pallas alone; None picks them.
 
     Returns:
       The cached part of the outputs, typed as q, and the weight of the online memory (1 without
@@ -55,6 +55,8 @@ def linear_read(
     if implementation not in IMPLEMENTATIONS:
         raise InputError("implementation", implementation, " | ".join(IMPLEMENTATIONS) + " | None")
     if implementation in ("reference", "xla"):
+        if config is not None:
+            raise InputError("config", config, f"None: {implementation} has no blocks")
         form = xla if implementation == "xla" else reference
         return form(q, weights, router, segment_len, first_segment, top_k)
     interpret = implementation == "pallas_interpret"

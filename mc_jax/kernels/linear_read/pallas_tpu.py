@@ -15,13 +15,13 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from mc_jax.kernels.block_gates import store_gates
+from mc_jax.kernels.chips import this_chip, vmem_limit
 from mc_jax.kernels.gates import Router
 from mc_jax.kernels.linear_read.config import Call, Config
 from mc_jax.kernels.tiles import contract, row
 from mc_jax.typing import Array
 
 F32 = jnp.float32
-VMEM_LIMIT = 100 * 2**20
 
 
 def _each_group(count: Array, config: Config, each: Callable[[Array, int], None]) -> None:
@@ -190,7 +190,7 @@ def forward(call: Call, config: Config, interpret: bool, first, q, router, weigh
             ],
         ),
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=VMEM_LIMIT
+            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=vmem_limit(this_chip())
         ),
         interpret=interpret,
         name="linear_read_forward",
@@ -237,7 +237,7 @@ def backward(call, config, interpret, first, q, router, weights, y, dy, down) ->
             ],
         ),
         compiler_params=pltpu.CompilerParams(
-            dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_LIMIT
+            dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=vmem_limit(this_chip())
         ),
         interpret=interpret,
         name="linear_read_backward",

@@ -8,12 +8,12 @@ from mc_jax.typing import Array, Float, Int
 
 def reference(
     q: Float[Array, "head_dim tokens"],
-    weights: Float[Array, "memories head_dim head_dim"],
+    weights: Float[Array, "memories out head_dim"],
     router: Router | Scores | None,
     segment_len: int,
     first_segment: Int[Array, ""] | int,
     top_k: int | None,
-) -> tuple[Float[Array, "head_dim tokens"], Float[Array, " tokens"]]:
+) -> tuple[Float[Array, "out tokens"], Float[Array, " tokens"]]:
     """`y_t = sum_i gate_ti W_i q_t`, every read by itself."""
     visible = visible_memories(weights.shape[0], q.shape[1], segment_len, first_segment)
     own, gate = read_gates(router, visible, top_k, q.dtype)

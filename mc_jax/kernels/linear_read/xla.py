@@ -12,12 +12,12 @@ PRODUCT_WIDTH = 256
 
 def xla(
     q: Float[Array, "head_dim tokens"],
-    weights: Float[Array, "memories head_dim head_dim"],
+    weights: Float[Array, "memories out head_dim"],
     router: Router | Scores | None,
     segment_len: int,
     first_segment: Int[Array, ""] | int,
     top_k: int | None,
-) -> tuple[Float[Array, "head_dim tokens"], Float[Array, " tokens"]]:
+) -> tuple[Float[Array, "out tokens"], Float[Array, " tokens"]]:
     """See `linear_read`."""
     visible = visible_memories(weights.shape[0], q.shape[1], segment_len, first_segment)
     own, gate = read_gates(router, visible, top_k, q.dtype)
@@ -25,7 +25,7 @@ def xla(
         return mix(weights, gate, q, 0).astype(q.dtype), own
     seen = (q.shape[1] - 1) // segment_len
     if not seen:
-        return jnp.zeros_like(q), own
+        return jnp.zeros((weights.shape[1], q.shape[1]), q.dtype), own
     return mix(weights[:seen], gate[:seen], q, segment_len).astype(q.dtype), own
 
 
