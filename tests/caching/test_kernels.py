@@ -11,6 +11,7 @@ import mc_jax
 from mc_jax import InputError
 from mc_jax.memory import LinearGates
 from tests.caching.cases import Case, call, cast, cut, make_inputs
+from tests.compiling import quick_jit
 from tests.kernels.tpu import compile_for, needs_libtpu
 
 LENGTH, DIM = 100, 16
@@ -39,8 +40,12 @@ def test_outputs_cache_and_gradients(case):
             y, cache = call(case, inputs, implementation=implementation)
             return y, cache.memories.weights
 
-        y, back = jax.vjp(outputs, inputs_of(case))
-        return y, back(jax.tree.map(jnp.cos, y))
+        @quick_jit
+        def both(inputs):
+            y, back = jax.vjp(outputs, inputs)
+            return y, back(jax.tree.map(jnp.cos, y))
+
+        return both(inputs_of(case))
 
     close(run("pallas_interpret"), run("xla"))
 

@@ -12,6 +12,7 @@ from mc_jax.kernels.deep_write.config import Config
 from mc_jax.memory.deep import DLAGates, TitansGates
 from mc_jax.memory.network import DeepParams, NormParams
 from mc_jax.memory.rule import get_rule
+from tests.compiling import quick_jit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,7 @@ def outputs_and_gradients(case: Case, implementation: str):
         config=config,
     )
 
-    @jax.jit
+    @quick_jit
     def run(*args):
         written, pull = jax.vjp(write, *args)
         leaves, tree = jax.tree.flatten(written)

@@ -9,6 +9,7 @@ import pytest
 from mc_jax.errors import InputError
 from mc_jax.kernels.gates import Router, Scores
 from mc_jax.kernels.linear_read import Config, linear_read
+from tests.compiling import quick_jit
 from tests.kernels.tpu import compile_for, needs_libtpu
 
 TOLERANCE = {jnp.float32: 2e-5, jnp.bfloat16: 1e-2}
@@ -96,7 +97,7 @@ def outputs_and_gradients(case: Case, implementation: str, args, cotangents) -> 
         outputs, back = jax.vjp(read, *args)
         return {"outputs": outputs, "gradients": back(cotangents)}
 
-    return jax.jit(run)(*args)
+    return quick_jit(run)(*args)
 
 
 def assert_close(actual, expected, tolerance: float) -> None:
