@@ -8,8 +8,9 @@ import pytest
 
 import mc_jax
 from mc_jax.errors import InputError
+from tests.compiling import QUICK
 
-from .cases import QUICK, Case, call, cast, make_inputs
+from .cases import Case, call, cast, make_inputs
 
 EXPANSION = 2
 
