@@ -4,7 +4,7 @@ A segment is a scan over its chunks. Segments that each start afresh are compres
 in checkpoint mode, and where a bucket began before the call, one after the other in one scan.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,33 +12,11 @@ from jax import lax
 
 from mc_jax.caching.cache import Cache, uses_streams
 from mc_jax.caching.segments import Grid
-from mc_jax.memory.chunk import Chunk, Coefficients, EndCoefficients, Factors
+from mc_jax.memory.chunk import Coefficients
 from mc_jax.memory.network import DeepParams, accumulator
-from mc_jax.memory.rule import Rule, State, chunk_step, select
+from mc_jax.memory.rule import Rule, State
+from mc_jax.memory.scan import Inputs, Written, scan_apart, scan_segments
 from mc_jax.typing import Array
-
-
-class Inputs(NamedTuple):
-    """What is compressed, leading axes [segments, chunks]."""
-
-    end: EndCoefficients
-    k: Array
-    v: Array
-    complete: Array
-
-
-class Written(NamedTuple):
-    """What compressing a run of segments gives.
-
-    Attributes:
-      ends: state at the end of each segment.
-      chunks: for reading the online memory, leading axes [segments, chunks].
-      final: state with which the sequence goes on.
-    """
-
-    ends: State
-    chunks: Chunk
-    final: State
 
 
 def write_segments(
@@ -111,49 +89,6 @@ def _last(grid: Grid, buffer: Array, size: int) -> Array:
     return jnp.where(inside, last, 0)
 
 
-def _scan_segments(
-    rule: Rule,
-    params: DeepParams | None,
-    state: State,
-    inputs: Inputs,
-    resets: Array | None = None,
-    initial: State | None = None,
-) -> Written:
-    """Compress segments one after the other; after one with `resets` start from `initial`.
-
-    One loop over the chunks of all segments: loops in loops would copy what they stack twice.
-    """
-    segments, chunks = inputs.complete.shape
-
-    # Rematerialised: stacking what a backward pass needs costs more than computing it again.
-    @jax.checkpoint
-    def chunk(state: State, x: Inputs) -> tuple[State, Factors]:
-        return chunk_step(rule, params, state, x.end, x.k, x.v, x.complete)
-
-    def step(state: State, x: tuple[Inputs, Array | None]) -> tuple[State, Any]:
-        end, factors = chunk(state, x[0])
-        if x[1] is None:
-            return end, (state, factors, None)
-        return select(x[1], initial, end), (state, factors, end)
-
-    if resets is not None:
-        last = jnp.arange(chunks) == chunks - 1
-        resets = (resets[:, None] & last).reshape(-1)
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), inputs)
-    once = segments * chunks == 1  # a loop would copy what it stacks
-    final, (starts, factors, ends) = lax.scan(step, state, (flat, resets), unroll=once)
-    if ends is None:
-        # Where nothing is reset, a segment ends where the next one starts.
-        ends = jax.tree.map(
-            lambda x, last: jnp.concatenate([x[chunks::chunks], last[None]]), starts, final
-        )
-    else:
-        ends = jax.tree.map(lambda x: x[chunks - 1 :: chunks], ends)
-    written = Chunk(starts.weights, starts.momentum, factors)
-    written = jax.tree.map(lambda x: x.reshape(segments, chunks, *x.shape[1:]), written)
-    return Written(ends, written, final)
-
-
 def _initial(rule: Rule, params: DeepParams | None, state: State) -> State:
     """The initial state in the form of `state`: without an anchor where that has none."""
     weights = jax.tree.leaves(state.weights)[0]
@@ -186,7 +121,7 @@ def _write(
 ) -> Written:
     """Compress the call's segments: in parallel if each starts afresh, else one by one."""
     if not grid.options.resets:
-        return _with_anchor(grid, cache, _scan_segments(rule, params, state, inputs))
+        return _with_anchor(grid, cache, scan_segments(rule, params, state, inputs))
     initial = _initial(rule, params, state)
 
     def follow(first: Array, other: Array) -> Array:
@@ -194,11 +129,11 @@ def _write(
         return jnp.concatenate([first[None], others])
 
     starts = jax.tree.map(follow, state, initial)
-    one_each = jax.tree.map(lambda x: x[:, None], inputs)
-    written = jax.vmap(lambda s, x: _scan_segments(rule, params, s, x))(starts, one_each)
-    ends, chunks = jax.tree.map(lambda x: x[:, 0], (written.ends, written.chunks))
-    final = jax.tree.map(lambda x, i: jnp.concatenate([x, i[None]])[grid.ended], ends, initial)
-    return _with_anchor(grid, cache, Written(ends, chunks, final))
+    written = scan_apart(rule, params, starts, inputs)
+    final = jax.tree.map(
+        lambda x, i: jnp.concatenate([x, i[None]])[grid.ended], written.ends, initial
+    )
+    return _with_anchor(grid, cache, written._replace(final=final))
 
 
 def _write_stream(
@@ -210,7 +145,7 @@ def _write_stream(
         state = jax.tree.map(lambda x: x[level - 1], cache.streams)
         initial = _initial(rule, params, state)
         resets = grid.segment_complete & ((grid.index + 1) % span == 0)
-        return _scan_segments(rule, params, state, inputs, resets, initial)
+        return scan_segments(rule, params, state, inputs, resets, initial)
     initial = _initial(rule, params, cache.state._replace(anchor=None))
     whole = grid.ended // span
     parts = []
@@ -218,14 +153,12 @@ def _write_stream(
         side_by_side = jax.tree.map(
             lambda x: x[: whole * span].reshape(whole, span, *x.shape[1:]), inputs
         )
-        heads = jax.vmap(lambda x: _scan_segments(rule, params, initial, x))(side_by_side)
+        heads = jax.vmap(lambda x: scan_segments(rule, params, initial, x))(side_by_side)
         parts.append(jax.tree.map(lambda x: x.reshape(whole * span, *x.shape[2:]), heads.ends))
     if whole * span == grid.segments:
         final = initial._replace(anchor=initial.weights)
         return Written(parts[0], None, final)
     rest = jax.tree.map(lambda x: x[whole * span :], inputs)
-    tail = _with_anchor(
-        grid, cache, _scan_segments(rule, params, initial, rest), start=whole * span
-    )
+    tail = _with_anchor(grid, cache, scan_segments(rule, params, initial, rest), start=whole * span)
     ends = jax.tree.map(lambda *x: jnp.concatenate(x), *parts, tail.ends)
     return tail._replace(ends=ends)
