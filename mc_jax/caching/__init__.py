@@ -2,7 +2,7 @@
 
 from mc_jax.caching.api import memory_caching
 from mc_jax.caching.cache import Cache, Memory, reserve
-from mc_jax.caching.kernels import explain
+from mc_jax.caching.explain import explain
 from mc_jax.caching.options import AGGREGATIONS, GATES, SEGMENTATIONS, WRITE_MODES, Options
 from mc_jax.caching.size import kv_cache_size, state_size
 

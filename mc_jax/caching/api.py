@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from mc_jax.caching.cache import Cache, empty_cache, grow
 from mc_jax.caching.chunked import chunked
-from mc_jax.caching.kernels import check_implementation
+from mc_jax.caching.kernels import check_implementation, write_on_kernel
 from mc_jax.caching.options import Options
 from mc_jax.caching.recurrent import recurrent
 from mc_jax.caching.segments import capacity_for
@@ -102,7 +102,8 @@ def memory_caching(
         implementation = "recurrent" if q.shape[1] == 1 else "chunked"
     if implementation not in IMPLEMENTATIONS:
         raise InputError("implementation", implementation, " | ".join(IMPLEMENTATIONS) + " | None")
-    check_implementation(implementation, options, the_rule, q.shape[-1], q.dtype)
+    hidden = None if params is None else params.w1.shape[-1]
+    check_implementation(implementation, options, the_rule, q.shape[-1], hidden, q.dtype)
     if not options.gated:
         u = None
     if initial_cache is not None:
@@ -137,14 +138,18 @@ def _run(
         if options.caches:
             capacity = capacity_for(q.shape[1], options.segment_len, options.segmentation)
 
-    def head(q, k, v, u, gates, params, cache):
+    kernel = None if implementation == "chunked" else implementation
+    written = None
+    if fresh and implementation != "recurrent":
+        written = write_on_kernel(options, rule, params, q, k, v, gates, kernel)
+
+    def head(q, k, v, u, gates, params, cache, written):
         if cache is None:
             dtype = accumulator(q.dtype)
             cache = empty_cache(rule, options, params, q.shape[0], window, dtype, capacity)
         if implementation == "recurrent":
             return recurrent(rule, options, params, q, k, v, u, gates, cache)
-        kernel = None if implementation == "chunked" else implementation
-        return chunked(rule, options, params, q, k, v, u, gates, cache, fresh, kernel)
+        return chunked(rule, options, params, q, k, v, u, gates, cache, fresh, kernel, written)
 
     # One head of one sequence has its tokens on the last axis.
     q, k, v, gates = jax.tree.map(lambda x: jnp.moveaxis(x, 1, -1), (q, k, v, gates))
@@ -152,13 +157,13 @@ def _run(
     if u is not None and not temperature:
         u = jnp.moveaxis(u, 1, -1)
     axes = None if fresh else _CACHE_AXES
-    heads = jax.vmap(head, in_axes=(0, 0, 0, 0, 0, 0, axes), out_axes=(0, _CACHE_AXES))
+    heads = jax.vmap(head, in_axes=(0, 0, 0, 0, 0, 0, axes, 0), out_axes=(0, _CACHE_AXES))
     sequences = jax.vmap(
         heads,
-        in_axes=(0, 0, 0, None if temperature else 0, 0, None, axes),
+        in_axes=(0, 0, 0, None if temperature else 0, 0, None, axes, 0),
         out_axes=(0, _CACHE_AXES),
     )
-    y, cache = sequences(q, k, v, u, gates, params, cache)
+    y, cache = sequences(q, k, v, u, gates, params, cache, written)
     return jnp.moveaxis(y, -1, 1), cache
 
 

@@ -1,7 +1,8 @@
 """Memory caching in chunk-parallel form, for one head of one sequence.
 
 The call's tokens are laid out on the grid of segments and chunks; every segment is compressed by a
-scan over its chunks; then all tokens read the online memory and the cached ones at once.
+scan over its chunks; then all tokens read the online memory and the cached ones at once. Where a
+kernel has compressed the tokens of all heads, only the second half is done here.
 """
 
 from typing import Any, NamedTuple
@@ -13,14 +14,22 @@ from jax import lax
 from mc_jax.caching import buckets
 from mc_jax.caching.cache import Cache, Memory, fits, memory_of
 from mc_jax.caching.options import Options
-from mc_jax.caching.read import LevelReader, Reader, SharedReader, read_memories
+from mc_jax.caching.read import (
+    LevelReader,
+    Reader,
+    SharedReader,
+    mixes_maps,
+    read_and_mix,
+    read_mixed_maps,
+)
 from mc_jax.caching.router import gate_logits, gate_weights, route
 from mc_jax.caching.segments import Grid, visible_slots
-from mc_jax.caching.write import Written, write_segments
+from mc_jax.caching.write import write_segments
+from mc_jax.kernels import deep_write
 from mc_jax.kernels.gates import Router, Scores
 from mc_jax.memory.chunk import Chunk, Coefficients, online_linear
 from mc_jax.memory.network import DeepParams, Linear, accumulator
-from mc_jax.memory.rule import Rule, norm_of
+from mc_jax.memory.rule import Rule, State, norm_of
 from mc_jax.typing import Array
 
 
@@ -55,6 +64,22 @@ class Stored(NamedTuple):
     kept_descriptors: Array | None
 
 
+class Compressed(NamedTuple):
+    """What compressing a call's tokens gave.
+
+    Attributes:
+      ends: state at the end of each segment [segments, ...], and the same of the buckets of level
+        1, 2, ... where those are compressed from their tokens.
+      finals: states with which the sequence goes on, in the same order.
+      online: the online memory for all places of the grid: its linear maps where memories are
+        mixed inside them (`mixes_maps`), else its features [head_dim, tokens].
+    """
+
+    ends: list[State]
+    finals: list[State]
+    online: Any
+
+
 def chunked(
     rule: Rule,
     options: Options,
@@ -67,6 +92,7 @@ def chunked(
     cache: Cache,
     fresh: bool,
     kernel: str | None,
+    on_kernel: deep_write.Written | None,
 ) -> tuple[Array, Cache]:
     """Outputs [head_dim, length] and the cache after the call.
 
@@ -82,29 +108,52 @@ def chunked(
       cache: what came before; an empty one with room for this call's memories if `fresh`.
       fresh: whether the sequence starts here.
       kernel: implementation of the reads; None for the best.
+      on_kernel: this head's part of what a kernel has written; None to compress here.
     """
     grid = Grid(options, q.shape[1], 0 if fresh else cache.position)
-    written, coefficients, streams = write_segments(rule, grid, params, k, v, gates, cache)
+    if on_kernel is None:
+        compressed = _compress(rule, grid, params, q, k, v, gates, cache)
+    else:
+        features = grid.place(on_kernel.features.T)
+        compressed = Compressed([State(on_kernel.ends)], [on_kernel.final], features)
     keys = _summarise(grid, k, cache) if options.routed else None
-    stored = _store(rule, grid, written, streams, keys, cache)
+    stored = _store(rule, grid, compressed.ends, keys, cache)
     q = grid.place(q)
-    online = _online(grid, written.chunks, coefficients, q.dtype)
     cached = _reader(grid, u, q, keys, stored, kernel)
-    y = read_memories(options, rule.network, norm_of(params), q, online, cached)
+    read = read_mixed_maps if mixes_maps(options, rule.network) else read_and_mix
+    y = read(rule.network, norm_of(params), q, compressed.online, cached)
     y = grid.take(y).astype(v.dtype)
     position = cache.position + grid.length
     if not fresh:
         y = jnp.where(fits(options, cache, position), y, jnp.nan)
+    state, *streams = compressed.finals
     return y, Cache(
         position=position.astype(jnp.int32),
-        state=written.final,
+        state=state,
         key_sum=None if keys is None else _or_zero(keys.sums)[grid.ended],
         memories=stored.memories,
         descriptors=stored.kept_descriptors,
-        streams=jax.tree.map(lambda *x: jnp.stack(x), *(s.final for s in streams))
-        if streams
-        else cache.streams,
+        streams=jax.tree.map(lambda *x: jnp.stack(x), *streams) if streams else cache.streams,
     )
+
+
+def _compress(
+    rule: Rule,
+    grid: Grid,
+    params: DeepParams | None,
+    q: Array,
+    k: Array,
+    v: Array,
+    gates: Any,
+    cache: Cache,
+) -> Compressed:
+    """Compress the call's tokens in XLA; arguments as `chunked`."""
+    written, coefficients, streams = write_segments(rule, grid, params, k, v, gates, cache)
+    online: Any = _online(grid, written.chunks, coefficients, q.dtype)
+    if not mixes_maps(grid.options, rule.network):
+        online = rule.network.features(online, grid.place(q))
+    runs = (written, *streams)
+    return Compressed([run.ends for run in runs], [run.final for run in runs], online)
 
 
 def _or_zero(rows: Array) -> Array:
@@ -135,22 +184,15 @@ def _online(grid: Grid, chunks: Chunk, coefficients: Coefficients, dtype: jnp.dt
     return linear
 
 
-def _store(
-    rule: Rule,
-    grid: Grid,
-    written: Written,
-    streams: list[Written],
-    keys: Keys | None,
-    cache: Cache,
-) -> Stored:
-    """Add the call's memories to the cached ones."""
+def _store(rule: Rule, grid: Grid, ends: list[State], keys: Keys | None, cache: Cache) -> Stored:
+    """Add the call's memories, states at the ends of segments and of buckets, to the cached."""
     if not grid.options.caches:
         return Stored(None, None, None, None)
-    ends = [memory_of(rule, grid.options, w.ends) for w in (written, *streams)]
+    memories = [memory_of(rule, grid.options, state) for state in ends]
     means = None if keys is None else keys.means
     if grid.options.segmentation == "logarithmic":
-        return _store_buckets(rule, grid, ends, means, cache)
-    return _store_stack(grid, ends[0], means, cache)
+        return _store_buckets(rule, grid, memories, means, cache)
+    return _store_stack(grid, memories[0], means, cache)
 
 
 def _store_stack(grid: Grid, ends: Memory, means: Array | None, cache: Cache) -> Stored:

@@ -1,24 +1,21 @@
-"""Which kernels a call runs on, why, and what its reads cost."""
+"""Which kernels a call runs on, and why."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 
+from mc_jax.caching.cache import uses_streams
 from mc_jax.caching.options import Options
 from mc_jax.errors import InputError
-from mc_jax.kernels.chips import this_chip
-from mc_jax.kernels.linear_read import unsupported
-from mc_jax.kernels.linear_read.config import (
-    Call,
-    default_config,
-    flops,
-    hbm_bytes,
-    vmem_bytes,
-)
-from mc_jax.kernels.tiles import round_up
-from mc_jax.memory import get_rule
+from mc_jax.kernels import deep_write, linear_read
+from mc_jax.memory.deep import DeepRule, TitansGates
+from mc_jax.memory.network import DeepParams, accumulator
 from mc_jax.memory.rule import Rule
+from mc_jax.typing import Array, Float
 
 
-def no_kernel(
+def no_read_kernel(
     options: Options, rule: Rule, head_dim: int, dtype: jnp.dtype, any_device: bool = False
 ) -> str | None:
     """Why no Pallas kernel reads the cached memories; None if one does.
@@ -37,93 +34,139 @@ def no_kernel(
     if options.segmentation == "logarithmic":
         return "logarithmic segments are read by XLA"
     by_position = options.gated and not options.routed
-    return unsupported((head_dim, head_dim), dtype, by_position, any_device)
+    return linear_read.unsupported((head_dim, head_dim), dtype, by_position, any_device)
+
+
+def no_write_kernel(
+    options: Options,
+    rule: Rule,
+    head_dim: int,
+    hidden: int | None,
+    dtype: jnp.dtype,
+    any_device: bool = False,
+) -> str | None:
+    """Why no Pallas kernel compresses a fresh sequence; None if one does.
+
+    Args:
+      options: static options.
+      rule: update rule.
+      head_dim: width of a head.
+      hidden: hidden width of an MLP memory; None for a matrix.
+      dtype: type of the keys.
+      any_device: leave out whether a TPU is here.
+    """
+    reason = _xla_writes(options, rule)
+    if reason:
+        return reason
+    assert isinstance(rule, DeepRule)
+    assert hidden is not None
+    call = deep_write.Call(
+        heads=1,
+        length=options.block_len,
+        head_dim=head_dim,
+        hidden=hidden,
+        segment_len=options.block_len,
+        chunk_len=options.chunk_len,
+        independent=options.resets,
+        titans=rule.gates_type is TitansGates,
+        activation=rule.network.activation,
+        layer_norm=rule.network.mem_norm == "layer",
+        dtype=jnp.dtype(dtype),
+        ends_dtype=accumulator(dtype),
+    )
+    return deep_write.unsupported(rule, call, any_device)
+
+
+def _xla_writes(options: Options, rule: Rule) -> str | None:
+    """Why memories of this kind have no write kernel at all; None if they have one."""
+    if rule.network.is_linear:
+        return "matrix memories are written by XLA"
+    if options.aggregation == "soup":
+        return "soup mixes the online memory's linear maps, which XLA leaves open"
+    if uses_streams(rule, options):
+        return "buckets that are compressed from their tokens are written by XLA"
+    return None
 
 
 def check_implementation(
-    implementation: str, options: Options, rule: Rule, head_dim: int, dtype: jnp.dtype
-) -> None:
-    """Raise InputError if Pallas kernels are named that cannot run."""
-    if implementation in ("pallas", "pallas_interpret"):
-        anywhere = implementation == "pallas_interpret"
-        reason = no_kernel(options, rule, head_dim, dtype, anywhere)
-        if reason:
-            raise InputError(
-                "implementation", implementation, f"xla, or the default, since {reason}"
-            )
-
-
-def explain(
-    length: int,
-    *,
-    rule: str = "linear",
-    heads: int,
+    implementation: str,
+    options: Options,
+    rule: Rule,
     head_dim: int,
-    batch: int = 1,
-    aggregation: str = "grm",
-    segment_len: int = 256,
-    segmentation: str = "constant",
-    write_mode: str = "independent",
-    gate: str = "context",
-    top_k: int = 4,
-    chunk_len: int = 64,
-    dtype: str = "bfloat16",
-) -> str:
-    """What `mc_jax.memory_caching` would run on here for a fresh sequence, as a text to print.
+    hidden: int | None,
+    dtype: jnp.dtype,
+) -> None:
+    """Raise InputError if Pallas kernels are named that cannot run.
+
+    Where a half of the work, writing or reading, has no kernel at all, XLA does it beside them.
+    """
+    if implementation not in ("pallas", "pallas_interpret"):
+        return
+    anywhere = implementation == "pallas_interpret"
+    reasons = []
+    if not _xla_writes(options, rule):
+        reasons.append(no_write_kernel(options, rule, head_dim, hidden, dtype, anywhere))
+    if options.caches or not reasons:
+        reasons.append(no_read_kernel(options, rule, head_dim, dtype, anywhere))
+    for reason in reasons:
+        if reason:
+            allowed = f"xla, or the default, since {reason}"
+            raise InputError("implementation", implementation, allowed)
+
+
+def write_on_kernel(
+    options: Options,
+    rule: Rule,
+    params: DeepParams | None,
+    q: Float[Array, "batch length heads head_dim"],
+    k: Float[Array, "batch length heads head_dim"],
+    v: Float[Array, "batch length heads head_dim"],
+    gates: Any,
+    kernel: str | None,
+) -> deep_write.Written | None:
+    """Compress a fresh sequence on a Pallas kernel, which takes all heads at once.
 
     Args:
-      length: tokens of a sequence.
+      options: static options.
       rule: update rule.
-      heads: heads.
-      head_dim: width of a head.
-      batch: sequences.
-      aggregation: as in `memory_caching`, and so the rest.
-      segment_len: tokens of a segment.
-      segmentation: constant | logarithmic.
-      write_mode: independent | checkpoint.
-      gate: gate.
-      top_k: cached memories that ssc selects.
-      chunk_len: tokens of a chunk.
-      dtype: type of queries, keys and values.
+      params: its learned parts.
+      q: queries.
+      k: keys.
+      v: values.
+      gates: the rule's gates, leaves [batch, length, heads].
+      kernel: xla | pallas | pallas_interpret; None for the best.
 
-    Raises:
-      InputError: an option that is not allowed.
+    Returns:
+      Leaves [batch, heads, ...]; None if no kernel runs here, so that XLA writes.
     """
-    options = Options(aggregation, segment_len, segmentation, write_mode, gate, top_k, chunk_len)
-    the_rule, kind = get_rule(rule), jnp.dtype(dtype)
-    reason = no_kernel(options, the_rule, head_dim, kind)
-    lines = [
-        f"write  {rule}, {write_mode}: xla, {-(-length // chunk_len)} chunks of {chunk_len}",
-        f"read   {aggregation}: " + (f"xla, since {reason}" if reason else "pallas (linear_read)"),
-    ]
-    memories = (length - 1) // segment_len
-    if options.caches and memories and the_rule.network.is_linear:
-        lines += _read_costs(options, length, memories, heads * batch, head_dim, kind, not reason)
-    return "\n".join(lines)
+    batch, length, heads, head_dim = q.shape
+    if kernel == "xla" or params is None:
+        return None
+    anywhere = kernel == "pallas_interpret"
+    if no_write_kernel(options, rule, head_dim, params.w1.shape[-1], k.dtype, anywhere):
+        return None
+    assert isinstance(rule, DeepRule)
 
+    def heads_first(x: Array) -> Array:
+        return jnp.moveaxis(x, 2, 1).reshape(batch * heads, length, *x.shape[3:])
 
-def _read_costs(
-    options: Options,
-    length: int,
-    memories: int,
-    heads: int,
-    head_dim: int,
-    dtype: jnp.dtype,
-    kernel: bool,
-) -> list[str]:
-    config = default_config(length, memories, head_dim, dtype, this_chip())
-    tokens = round_up(length, config.tokens)
-    call = Call(
-        tokens, length, memories, head_dim, options.segment_len, options.selected, options.routed
+    def for_batch(x: Array) -> Array:
+        return jnp.broadcast_to(x, (batch, *x.shape)).reshape(-1, *x.shape[1:])
+
+    steps = rule.prepare(gates, jnp.ones(gates.eta.shape, bool), accumulator(k.dtype))
+    q, k, v, steps = jax.tree.map(heads_first, (q, k, v, steps))
+    # Without caching there is one segment, whose end nobody reads.
+    whole = -(-length // options.chunk_len) * options.chunk_len
+    written = deep_write.deep_write(
+        rule,
+        jax.tree.map(for_batch, params),
+        q,
+        k,
+        v,
+        steps,
+        segment_len=options.segment_len if options.caches else whole,
+        chunk_len=options.chunk_len,
+        write_mode="independent" if options.resets else "checkpoint",
+        implementation=kernel or "pallas",
     )
-    lines = []
-    if options.segmentation == "constant":
-        costs = [
-            f"{name} {heads * flops(call, back) / 1e9:.3g} GFLOP and "
-            f"{heads * hbm_bytes(call, dtype, back) / 1e6:.3g} MB"
-            for name, back in (("forward", False), ("backward", True))
-        ]
-        lines.append(f"       {memories} cached memories a head: " + ", ".join(costs))
-    if kernel:
-        lines.append(f"       {config}, {vmem_bytes(call, config, dtype) / 2**20:.3g} MiB of VMEM")
-    return lines
+    return jax.tree.map(lambda x: x.reshape(batch, heads, *x.shape[1:]), written)

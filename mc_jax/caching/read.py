@@ -138,37 +138,59 @@ class LevelReader:
         return sum(g * level(weights) for g, weights in zip(self.gate, self.weights, strict=True))
 
 
-def read_memories(
-    options: Options,
+def mixes_maps(options: Options, network: Network) -> bool:
+    """Whether memories are mixed inside their linear maps.
+
+    Soup mixes there, at each layer's pre-activation, and reads once. Every other aggregation reads
+    each memory and mixes outputs; for a matrix memory that is the same thing, and one read is
+    cheaper.
+    """
+    return options.aggregation == "soup" or network.is_linear
+
+
+def read_mixed_maps(
     network: Network,
     norm: NormParams | None,
     q: Float[Array, "head_dim tokens"],
     online: Linear,
     cached: Reader | None,
 ) -> Float[Array, "head_dim tokens"]:
-    """Outputs of all tokens (eqs. 7, 9, 14 and 15).
-
-    Soup mixes inside the linear maps, at each layer's pre-activation, and reads once. Every other
-    aggregation reads each memory and mixes outputs; for a matrix memory that is the same thing,
-    and one read is cheaper.
+    """Outputs of all tokens from one memory, whose maps are mixed of all (eq. 14).
 
     Args:
-      options: static options.
       network: the memory as a function of its linear maps.
       norm: affine of the memory norm.
       q: queries.
       online: linear maps of the online memory.
       cached: the cached memories; None if there are none to read.
     """
+
+    def linear(name: str, x: Array) -> Array:
+        if cached is None:
+            return online(name, x)
+        y, own = cached.linear(name, x.astype(q.dtype))
+        return own * online(name, x) + y
+
+    return forward(network, linear, norm, q)
+
+
+def read_and_mix(
+    network: Network,
+    norm: NormParams | None,
+    q: Float[Array, "head_dim tokens"],
+    online: Float[Array, "head_dim tokens"],
+    cached: Reader | None,
+) -> Float[Array, "head_dim tokens"]:
+    """Outputs of all tokens, mixed of what each memory gives (eqs. 7, 9 and 15).
+
+    Args:
+      network: the memory as a function of its linear maps.
+      norm: affine of the memory norm.
+      q: queries.
+      online: features of the online memory.
+      cached: the cached memories; None if there are none to read.
+    """
     if cached is None:
-        return forward(network, online, norm, q)
-    if options.aggregation == "soup" or network.is_linear:
-
-        def linear(name: str, x: Array) -> Array:
-            y, own = cached.linear(name, x.astype(q.dtype))
-            return own * online(name, x) + y
-
-        return forward(network, linear, norm, q)
+        return network.output(norm, q, online, 1.0)
     features, own = cached.features(network, q)
-    features = own * network.features(online, q) + features
-    return network.output(norm, q, features, cached.total(q))
+    return network.output(norm, q, own * online + features, cached.total(q))

@@ -261,10 +261,15 @@ class ModelConfig(_Config):
     def _check_kernels(self) -> None:
         """Raise InputError for kernels that are named and cannot run here."""
         memory = self.memory
-        rule = get_rule(memory.rule)
+        rule = get_rule(memory.rule, mem_norm=memory.mem_norm, activation=memory.activation)
         try:
             check_implementation(
-                memory.implementation, memory.options, rule, self.head_dim, self.compute_dtype
+                memory.implementation,
+                memory.options,
+                rule,
+                self.head_dim,
+                memory.expansion * self.head_dim,
+                self.compute_dtype,
             )
         except InputError as error:
             raise InputError(memory._path(error.field), error.found, error.allowed) from None

@@ -1,7 +1,5 @@
 """The core on Pallas kernels, step by step on the CPU, is the core on XLA."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,6 @@ import pytest
 
 import mc_jax
 from mc_jax import InputError
-from mc_jax.memory import LinearGates
 from tests.caching.cases import Case, call, cast, cut, make_inputs
 from tests.compiling import quick_jit
 from tests.kernels.tpu import compile_for, needs_libtpu
@@ -21,6 +18,8 @@ CASES = [
     Case("linear", "ssc", gate="shared_query", write_mode="checkpoint", segment_len=12),
     Case("swla", "soup", segment_len=12),
     Case("linear", "grm", gate="none", segment_len=12),
+    Case("titans", "none", gate="none", chunk_len=16),
+    Case("dla", "none", gate="none", chunk_len=16),
 ]
 
 
@@ -28,9 +27,10 @@ def inputs_of(case):
     return cast(make_inputs(case, LENGTH, dim=DIM), jnp.float32)
 
 
-def close(actual, expected):
+def close(actual, expected, tolerance=3e-5):
     for x, y in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(x, y, atol=3e-5 * max(1.0, float(jnp.max(jnp.abs(y)))))
+        most = float(jnp.max(jnp.abs(y), initial=1.0))
+        np.testing.assert_allclose(x, y, atol=tolerance * most)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -38,7 +38,7 @@ def test_outputs_cache_and_gradients(case):
     def run(implementation):
         def outputs(inputs):
             y, cache = call(case, inputs, implementation=implementation)
-            return y, cache.memories.weights
+            return y, cache.memories, cache.state
 
         @quick_jit
         def both(inputs):
@@ -47,7 +47,8 @@ def test_outputs_cache_and_gradients(case):
 
         return both(inputs_of(case))
 
-    close(run("pallas_interpret"), run("xla"))
+    # The norm of an MLP's outputs magnifies rounding; XLA's own error against float64 is 1e-4.
+    close(run("pallas_interpret"), run("xla"), 3e-5 if case.rule in ("linear", "swla") else 3e-4)
 
 
 def test_a_sequence_goes_on_from_its_cache():
@@ -64,7 +65,8 @@ def test_a_sequence_goes_on_from_its_cache():
     ("case", "reason"),
     [
         (Case("linear", "none", gate="none"), "reads no cached memory"),
-        (Case("dla", "grm"), "dla and titans"),
+        (Case("dla", "grm", segment_len=16, chunk_len=16), "dla and titans"),
+        (Case("dla", "grm"), "multiple of 16, not 3"),
         (Case("linear", "grm", "logarithmic"), "logarithmic"),
         (Case("linear", "grm", gate="position"), "position"),
     ],
@@ -88,14 +90,20 @@ def test_explain_says_what_runs_and_what_it_costs():
 
 
 @needs_libtpu
-def test_on_a_tpu_the_kernel_is_the_default():
-    case = dataclasses.replace(CASES[0], segment_len=64, chunk_len=32)
-    q = jax.ShapeDtypeStruct((1, 512, 2, 128), jnp.bfloat16)
-    gate = jax.ShapeDtypeStruct((1, 512, 2), jnp.float32)
+@pytest.mark.parametrize(
+    ("case", "kernels"),
+    [
+        (Case("linear", "grm", segment_len=64, chunk_len=32), {"linear_read_backward"}),
+        (Case("titans", "grm", segment_len=64, chunk_len=32), {"deep_write_backward"}),
+    ],
+    ids=str,
+)
+def test_on_a_tpu_kernels_are_the_default(case, kernels):
+    inputs = cast(make_inputs(case, 256, dim=128, hidden=256), jnp.float32)
+    inputs |= {name: inputs[name].astype(jnp.bfloat16) for name in ("q", "k", "v", "u")}
 
-    def loss(q, gate):
-        y, _ = mc_jax.memory_caching(q, q, q, q, LinearGates(gate), **case.options())
-        return jnp.sum(y.astype(jnp.float32))
+    def loss(inputs):
+        return jnp.sum(call(case, inputs)[0].astype(jnp.float32))
 
-    program = compile_for("v5e", jax.grad(loss, argnums=(0, 1)), q, gate).as_text()
-    assert "linear_read_forward" in program or "linear_read_backward" in program
+    program = compile_for("v5e", jax.grad(loss), inputs).as_text()
+    assert not {name for name in kernels if name not in program}

@@ -1,1 +1,7 @@
 """Compressing the segments of a sequence into MLP memories, and reading the online memory."""
+
+from mc_jax.kernels.deep_write.api import deep_write, unsupported
+from mc_jax.kernels.deep_write.config import Call, Config
+from mc_jax.kernels.deep_write.types import Written
+
+__all__ = ["Call", "Config", "Written", "deep_write", "unsupported"]
