@@ -20,6 +20,7 @@ _ASSIGN = re.compile(r"^(?:%(\w+) = )?([\w.]+)\s*(.*)$", re.S)
 _GUARD = re.compile(r"^\((!?%\w+)\)\s*,?\s*(.*)$", re.S)
 _REGION = re.compile(r"Start(?:/End empty)? region (\d+)")
 _SCALAR = re.compile(r"%(\w+) = inlined_call_operand\.<no memory space>")
+_CORE = re.compile(r"= sld (\[smem:\[#\w+\])\] /\* core id \*/")
 
 # Bundles that still run after one that branches.
 DELAY_SLOTS = 4
@@ -88,6 +89,7 @@ _ARITHMETIC: dict[str, Callable] = {
     "sadd": lambda a, b: a + b,
     "ssub": lambda a, b: a - b,
     "smul": lambda a, b: a * b,
+    "smulhi": lambda a, b: (a * b) >> 32,
     "sand": lambda a, b: a & b,
     "sor": lambda a, b: a | b,
     "sxor": lambda a, b: a ^ b,
@@ -112,7 +114,7 @@ def _function(op: str) -> Callable | None:
     kind, *types = op.split(".")
     if kind in _LOGIC:
         return _LOGIC[kind]
-    cast = _unsigned if "u32" in types and kind in ("scmp", "smin", "smax") else _signed
+    cast = _unsigned if "u32" in types and kind in ("scmp", "smin", "smax", "smulhi") else _signed
     if kind == "scmp":
         compare = _COMPARE[types[0]]
         return lambda a, b: compare(cast(a), cast(b))
@@ -199,8 +201,24 @@ def _instruction(text: str) -> Step | Branch | None:
     return _move(name, value, guard)
 
 
-def parse(text: str) -> tuple[list[Bundle], dict[str, int], list[str]]:
-    """Bundles, the bundle that each region starts at, and the names of scalar operands."""
+class Program(NamedTuple):
+    """A kernel as parsed.
+
+    Attributes:
+      bundles: its instruction bundles.
+      regions: the bundle that each region starts at.
+      operands: names of scalar operands.
+      core_ids: where in scalar memory a core of several finds its number.
+    """
+
+    bundles: list[Bundle]
+    regions: dict[str, int]
+    operands: list[str]
+    core_ids: list[tuple[str, str]]
+
+
+def parse(text: str) -> Program:
+    """A kernel's final bundles."""
     lines: list[str] = []
     for line in text.splitlines():
         if _BUNDLE.match(line):
@@ -210,13 +228,15 @@ def parse(text: str) -> tuple[list[Bundle], dict[str, int], list[str]]:
     bundles = []
     regions: dict[str, int] = {}
     operands: list[str] = []
+    core_ids: list[tuple[str, str]] = []
     for index, line in enumerate(lines):
         body = line.partition("{")[2]
         for region in _REGION.findall(body):
             regions.setdefault(region, index)
         operands += _SCALAR.findall(body)
+        core_ids += [("smem", place) for place in _CORE.findall(body)]
         bundles.append(_bundle(re.sub(r"/\*.*?\*/", " ", body)))
-    return bundles, regions, operands
+    return Program(bundles, regions, operands, core_ids)
 
 
 def _bundle(body: str) -> Bundle:
@@ -243,18 +263,19 @@ class Cost(NamedTuple):
     bundles: int
 
 
-def count(text: str, scalars: int = 0) -> Cost:
+def count(text: str, scalars: int = 0, core: int = 0) -> Cost:
     """Cost of a kernel.
 
     Args:
       text: its final bundles.
       scalars: value of its scalar operands.
+      core: the core that runs it, on a chip with several.
 
     Raises:
       UnknownBranch: a branch depends on vectors or on arrays in scalar memory.
     """
-    bundles, regions, operands = parse(text)
-    values: dict = dict.fromkeys(operands, scalars)
+    bundles, regions, operands, core_ids = parse(text)
+    values: dict = dict.fromkeys(operands, scalars) | dict.fromkeys(core_ids, core)
     at, back, cycles = 0, False, 0
     pending: list[int] = []  # bundles before a branch is taken, and where to
     while at < len(bundles):

@@ -38,6 +38,25 @@ def test_loops_branches_delays_and_operands(operand):
     assert llo.count(PROGRAM, scalars=operand).cycles == expected
 
 
+@pytest.mark.parametrize("core", [0, 2])
+def test_a_core_knows_its_number(core):
+    operand = "%s1_s0 = inlined_call_operand.<no memory space> [shape: s32[1], index: 0]"
+    program = PROGRAM.replace(operand, "%s1_s0 = sld [smem:[#allocation0]] /* core id */")
+    assert program != PROGRAM
+    assert llo.count(program, core=core) == llo.count(PROGRAM, scalars=core)
+
+
+def test_the_high_word_of_a_product_divides_by_a_constant():
+    """Six turns, (2/3) 10: the compiler divides so."""
+    addition = "%s10_s9 = sadd.s32 5, %s9_s8"
+    # 0xaaaaaaab is 2^33 / 3, rounded up, and negative if taken as signed.
+    product = "%s10_s9 = smulhi.u32 2863311531, 10"
+    program = PROGRAM.replace(addition, product)
+    assert program != PROGRAM
+    six = llo.count(PROGRAM, scalars=1).cycles
+    assert llo.count(program).cycles == six
+
+
 def test_a_branch_on_a_vector_is_an_error_not_a_guess():
     with pytest.raises(llo.UnknownBranch, match="region8"):
         llo.count(PROGRAM.replace("scmp.eq.s32.totalorder %s5_s4, 0", "vmand.all %v7"))

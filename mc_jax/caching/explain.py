@@ -58,11 +58,12 @@ def explain(
     the_rule, kind = get_rule(rule), jnp.dtype(dtype)
     hidden = None if the_rule.network.is_linear else expansion * head_dim
     unwritten = no_write_kernel(options, the_rule, head_dim, hidden, kind)
-    reason = no_read_kernel(options, the_rule, head_dim, kind)
+    reason = no_read_kernel(options, the_rule, head_dim, hidden, kind)
+    reader = "linear_read" if hidden is None or aggregation == "soup" else "deep_read"
     lines = [
         f"write  {rule}, {write_mode}: {_runs_on(unwritten, 'deep_write')}; "
         f"{-(-length // chunk_len)} chunks of {chunk_len}",
-        f"read   {aggregation}: {_runs_on(reason, 'linear_read')}",
+        f"read   {aggregation}: {_runs_on(reason, reader)}",
     ]
     memories = (length - 1) // segment_len
     if options.caches and memories and the_rule.network.is_linear:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from mc_jax.caching.cache import uses_streams
 from mc_jax.caching.options import Options
 from mc_jax.errors import InputError
-from mc_jax.kernels import deep_write, linear_read
+from mc_jax.kernels import deep_read, deep_write, linear_read
 from mc_jax.memory.deep import DeepRule, TitansGates
 from mc_jax.memory.network import DeepParams, accumulator
 from mc_jax.memory.rule import Rule
@@ -16,7 +16,12 @@ from mc_jax.typing import Array, Float
 
 
 def no_read_kernel(
-    options: Options, rule: Rule, head_dim: int, dtype: jnp.dtype, any_device: bool = False
+    options: Options,
+    rule: Rule,
+    head_dim: int,
+    hidden: int | None,
+    dtype: jnp.dtype,
+    any_device: bool = False,
 ) -> str | None:
     """Why no Pallas kernel reads the cached memories; None if one does.
 
@@ -24,17 +29,39 @@ def no_read_kernel(
       options: static options.
       rule: update rule.
       head_dim: width of a head.
+      hidden: hidden width of an MLP memory; None for a matrix.
       dtype: type of the queries.
       any_device: leave out whether a TPU is here.
     """
     if not options.caches:
         return "aggregation='none' reads no cached memory"
-    if not rule.network.is_linear:
-        return "the memories of dla and titans are read by XLA"
     if options.segmentation == "logarithmic":
         return "logarithmic segments are read by XLA"
     by_position = options.gated and not options.routed
-    return linear_read.unsupported((head_dim, head_dim), dtype, by_position, any_device)
+    if hidden is None:
+        return linear_read.unsupported((head_dim, head_dim), dtype, by_position, any_device)
+    if options.aggregation == "soup":
+        # Two reads of matrices, with the activation between them.
+        reasons = (
+            linear_read.unsupported(shape, dtype, by_position, any_device)
+            for shape in ((hidden, head_dim), (head_dim, hidden))
+        )
+        return next(filter(None, reasons), None)
+    assert isinstance(rule, DeepRule)
+    call = deep_read.Call(
+        tokens=options.segment_len,
+        length=options.segment_len,
+        memories=1,
+        head_dim=head_dim,
+        hidden=hidden,
+        segment_len=options.segment_len,
+        top_k=options.selected,
+        routed=options.gated,
+        activation=rule.network.activation,
+        layer_norm=rule.network.mem_norm == "layer",
+        dtype=jnp.dtype(dtype),
+    )
+    return deep_read.unsupported(call, by_position, any_device)
 
 
 def no_write_kernel(
@@ -107,7 +134,7 @@ def check_implementation(
     if not _xla_writes(options, rule):
         reasons.append(no_write_kernel(options, rule, head_dim, hidden, dtype, anywhere))
     if options.caches or not reasons:
-        reasons.append(no_read_kernel(options, rule, head_dim, dtype, anywhere))
+        reasons.append(no_read_kernel(options, rule, head_dim, hidden, dtype, anywhere))
     for reason in reasons:
         if reason:
             allowed = f"xla, or the default, since {reason}"

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from mc_jax.caching.options import Options
-from mc_jax.kernels.causal_groups import sum_over_memories
-from mc_jax.kernels.gates import Router, Scores, read_gates, visible_memories
+from mc_jax.kernels.deep_read import deep_read
+from mc_jax.kernels.gates import Router, Scores, visible_memories
 from mc_jax.kernels.linear_read import linear_read
 from mc_jax.memory.network import (
     Linear,
+    MlpNetwork,
+    MlpWeights,
     Network,
     NormParams,
     Weights,
@@ -51,7 +53,7 @@ class SharedReader:
       segment_len: tokens of a segment.
       first_segment: segment of the first token; the Python integer 0 where the sequence starts.
       top_k: memories that a token reads; None for all that it sees.
-      kernel: implementation of `linear_read`; None for the best.
+      kernel: implementation of `linear_read` and `deep_read`; None for the best.
     """
 
     weights: Weights
@@ -74,15 +76,20 @@ class SharedReader:
         )
 
     def features(self, network: Network, x: Array) -> tuple[Array, Array]:
-        """See `Reader`; one memory at a time."""
-        own, gate = read_gates(self.router, self._visible(x), self.top_k, x.dtype)
-
-        def add(y: Array, memory: tuple[Weights, Array], x: Array) -> Array:
-            weights, scale = memory
-            return y + scale * network.features(linear_of(weights, x.dtype), x)
-
-        stride = self.segment_len if isinstance(self.first_segment, int) else 0
-        return sum_over_memories(add, (self.weights, gate), x, stride), own
+        """See `Reader`; of MLP memories, whose networks are not linear."""
+        assert isinstance(network, MlpNetwork)
+        assert isinstance(self.weights, MlpWeights)
+        return deep_read(
+            x,
+            self.weights,
+            self.router,
+            activation=network.activation,
+            mem_norm=network.mem_norm,
+            segment_len=self.segment_len,
+            first_segment=self.first_segment,
+            top_k=self.top_k,
+            implementation=self.kernel,
+        )
 
     def total(self, x: Array) -> Array:
         """See `Reader`."""

@@ -14,6 +14,8 @@ F32 = jnp.float32
 
 # Gates are computed for one, two or more of so many parts of all memories.
 PARTS = 4
+# Rows of a float32 tile.
+TILE = 8
 
 
 def store_gates(
@@ -49,18 +51,34 @@ def _block_gates(
     visible = index < seen
     if router is None:
         return jnp.ones(seen.shape, F32), visible.astype(F32)
-    logits = _logits(router.descriptors[:memories], router.u[...])
+    logits = block_logits(router.descriptors[:memories], router.u[...])
+    return mixing_weights(top_k, router.online[...], logits, visible)
+
+
+def mixing_weights(
+    top_k: int | None, online: Array, logits: Array, visible: Array
+) -> tuple[Array, Array]:
+    """Softmax over the online memory and those that a token reads.
+
+    Args:
+      top_k: how many it reads; None for all that it sees.
+      online: logits of the online memory [1, tokens].
+      logits: of the cached ones [memories, tokens].
+      visible: which of them a token sees [memories, tokens]. Of equal logits the upper comes first.
+
+    Returns:
+      Gates of the online memory and of the cached ones.
+    """
     logits = jnp.where(visible, logits, -jnp.inf)
-    if top_k is not None and top_k < memories:
-        logits = _best(logits, index, top_k)
-    online = router.online[...]
+    if top_k is not None and top_k < logits.shape[0]:
+        logits = _best(logits, top_k)
     most = jnp.maximum(jnp.max(logits, 0, keepdims=True), online)
     cached, own = jnp.exp(logits - most), jnp.exp(online - most)
     scale = 1 / (jnp.sum(cached, 0, keepdims=True) + own)
     return own * scale, cached * scale
 
 
-def _logits(descriptors: Array, u: Array) -> Array:
+def block_logits(descriptors: Array, u: Array) -> Array:
     """`<u_t, descriptor_i>` [memories, tokens]; descriptors are not rounded to the type of u."""
     high = descriptors.astype(u.dtype)
     logits = contract(high, u, (1, 0))
@@ -70,14 +88,25 @@ def _logits(descriptors: Array, u: Array) -> Array:
     return logits + contract(low, u, (1, 0))
 
 
-def _best(logits: Array, index: Array, top_k: int) -> Array:
+def _best(logits: Array, top_k: int) -> Array:
     """Logits with all but the `top_k` largest of each token at -inf; of equal ones the first."""
-    memories = logits.shape[0]
+    index = lax.broadcasted_iota(jnp.int32, logits.shape, 0)
 
     def take(_: Any, rest: Array) -> Array:
-        largest = rest == jnp.max(rest, 0, keepdims=True)
-        first = jnp.min(jnp.where(largest, index, memories), 0, keepdims=True)
-        return jnp.where(index == first, -jnp.inf, rest)
+        return jnp.where(index == _first_of_largest(rest, index), -jnp.inf, rest)
 
     rest = lax.fori_loop(0, top_k, take, logits, unroll=top_k <= 8)
     return jnp.where(rest == logits, -jnp.inf, logits)
+
+
+def _first_of_largest(values: Array, index: Array) -> Array:
+    """Index of each column's largest value, the first of several [1, tokens]."""
+    memories = values.shape[0]
+    value, at = values[:TILE], index[:TILE]
+    # Tile by tile, the last one perhaps over again in part: equal values stay where they are.
+    for start in (min(i, memories - TILE) for i in range(TILE, memories, TILE)):
+        tile = slice(start, start + TILE)
+        later = values[tile] > value
+        value, at = jnp.maximum(value, values[tile]), jnp.where(later, index[tile], at)
+    largest = value == jnp.max(value, 0, keepdims=True)
+    return jnp.min(jnp.where(largest, at, memories), 0, keepdims=True)

@@ -1,5 +1,6 @@
-"""Small things that the TPU kernels share: products, rows of a scratch array, sizes."""
+"""Small things that the TPU kernels share: products, rows of a scratch array, groups, sizes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -29,6 +30,24 @@ def contract(a: Array, b: Array, axes: tuple[int, int]) -> Array:
 def row(ref: Any, index: Array) -> Array:
     """Row `index` of a float32 array in VMEM, [1, lanes]."""
     return ref[pl.ds(index, 1), :]
+
+
+def each_group(count: Array, most: int, each: Callable[[Array, int], None]) -> None:
+    """Cover 0..count-1 by runs of `most`, a power of two, and its halves: `each(start, size)`."""
+
+    @pl.loop(0, lax.div(count, most))
+    def _(i: Array) -> None:
+        each(i * most, most)
+
+    size = most // 2
+    while size:
+        done = lax.div(count, 2 * size) * (2 * size)
+
+        @pl.when(count - done >= size)
+        def _(done: Array = done, size: int = size) -> None:
+            each(done, size)
+
+        size //= 2
 
 
 def round_up(value: int, multiple: int) -> int:

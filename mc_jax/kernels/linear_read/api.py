@@ -3,22 +3,20 @@
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
-from mc_jax.errors import InputError
 from mc_jax.kernels.chips import this_chip
 from mc_jax.kernels.gates import Router, Scores
 from mc_jax.kernels.linear_read import vjp
+from mc_jax.kernels.linear_read.choice import choose
 from mc_jax.kernels.linear_read.config import Call, Config, default_config
 from mc_jax.kernels.linear_read.reference import reference
 from mc_jax.kernels.linear_read.xla import xla
 from mc_jax.kernels.tiles import round_up
 from mc_jax.typing import Array, Float, Int
 
-IMPLEMENTATIONS = ("reference", "xla", "pallas", "pallas_interpret")
-
 
 def linear_read(
-    q: Float[Array, "head_dim tokens"],
-    weights: Float[Array, "memories out head_dim"],
+    q: Float[Array, "in tokens"],
+    weights: Float[Array, "memories out in"],
     router: Router | Scores | None,
     *,
     segment_len: int,
@@ -33,7 +31,8 @@ def linear_read(
 
     Args:
       q: queries; all other heads and sequences by `jax.vmap`.
-      weights: cached memories, oldest first. What no token sees may hold anything.
+      weights: cached memories, oldest first; they need not be square, nor as wide as the router.
+        What no token sees may hold anything.
       router: what memories are scored with; None weights every memory 1 (residual).
       segment_len: tokens of a segment.
       first_segment: segment of the first token, which memory `first_segment - 1` precedes.
@@ -49,20 +48,15 @@ def linear_read(
     Raises:
       InputError: an implementation that is unknown or cannot run here.
     """
-    facts = weights.shape[1:], q.dtype, isinstance(router, Scores)
-    if implementation is None:
-        implementation = "xla" if unsupported(*facts) else "pallas"
-    if implementation not in IMPLEMENTATIONS:
-        raise InputError("implementation", implementation, " | ".join(IMPLEMENTATIONS) + " | None")
+
+    def no_kernel(any_device: bool) -> str | None:
+        return unsupported(weights.shape[1:], q.dtype, isinstance(router, Scores), any_device)
+
+    implementation = choose(implementation, config, no_kernel)
     if implementation in ("reference", "xla"):
-        if config is not None:
-            raise InputError("config", config, f"None: {implementation} has no blocks")
         form = xla if implementation == "xla" else reference
         return form(q, weights, router, segment_len, first_segment, top_k)
     interpret = implementation == "pallas_interpret"
-    reason = unsupported(*facts, any_device=interpret)
-    if reason:
-        raise InputError("implementation", implementation, f"xla: {reason}")
     return _pallas(q, weights, router, segment_len, first_segment, top_k, config, interpret)
 
 
@@ -81,10 +75,8 @@ def unsupported(
         return "the kernel runs on a TPU"
     if dtype not in (jnp.bfloat16, jnp.float32):
         return f"the kernel takes bfloat16 and float32, not {dtype}"
-    if shape[0] != shape[1]:
-        return f"the kernel takes square matrices, not {shape[0]} x {shape[1]}"
-    if shape[0] % 16:
-        return f"the kernel takes a head_dim that is a multiple of 16, not {shape[0]}"
+    if shape[0] % 16 or shape[1] % 16:
+        return f"the kernel takes matrices of multiples of 16, not {shape[0]} x {shape[1]}"
     if scores:
         return "the kernel computes scores from descriptors; it takes no scores by position"
     return None
@@ -101,8 +93,12 @@ def _pallas(
     interpret: bool,
 ) -> tuple[Array, Array]:
     """Pad tokens and descriptors to whole blocks and run the kernel."""
-    (head_dim, tokens), memories = q.shape, weights.shape[0]
-    config = config or default_config(tokens, memories, head_dim, q.dtype, this_chip())
+    tokens, (memories, *shape) = q.shape[1], weights.shape
+    head_dim = q.shape[0] if router is None else router.u.shape[0]
+    out, width = shape
+    config = config or default_config(
+        tokens, memories, head_dim, q.dtype, this_chip(), (out, width)
+    )
     config.check(memories)
     padded = round_up(tokens, config.tokens)
 
@@ -116,7 +112,9 @@ def _pallas(
             pad(router.online.astype(jnp.float32)),
             jnp.pad(router.descriptors.astype(jnp.float32), ((0, rows), (0, 0))),
         )
-    call = Call(padded, tokens, memories, head_dim, segment_len, top_k, router is not None)
+    call = Call(
+        padded, tokens, memories, head_dim, segment_len, top_k, router is not None, (out, width)
+    )
     first = jnp.asarray(first_segment, jnp.int32).reshape(1)
     y, own = vjp.read(call, config, interpret, first, pad(q), router, weights.astype(q.dtype))
     return y[:, :tokens], own[:tokens]

@@ -21,10 +21,11 @@ class Call:
       tokens: queries, padded to whole blocks.
       length: queries without the padding.
       memories: cached memories.
-      head_dim: width of the queries and of what is read.
+      head_dim: width of a head, and so of what memories are scored with.
       segment_len: tokens of a segment.
       top_k: memories that a token reads; None for all that it sees.
       routed: whether reads are weighted by scores.
+      shape: of one memory, (out, in); None for head_dim by head_dim.
     """
 
     tokens: int
@@ -34,6 +35,17 @@ class Call:
     segment_len: int
     top_k: int | None
     routed: bool
+    shape: tuple[int, int] | None = None
+
+    @property
+    def out(self) -> int:
+        """Rows of a memory."""
+        return self.shape[0] if self.shape else self.head_dim
+
+    @property
+    def width(self) -> int:
+        """Columns of a memory, and so the width of the queries."""
+        return self.shape[1] if self.shape else self.head_dim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +89,12 @@ class Config:
 
 
 def default_config(
-    tokens: int, memories: int, head_dim: int, dtype: jnp.dtype, chip: pltpu.TpuInfo
+    tokens: int,
+    memories: int,
+    head_dim: int,
+    dtype: jnp.dtype,
+    chip: pltpu.TpuInfo,
+    shape: tuple[int, int] | None = None,
 ) -> Config:
     """Blocks for a call on a chip.
 
@@ -87,27 +104,40 @@ def default_config(
       head_dim: width of a head.
       dtype: type of queries and memories.
       chip: the TPU that will run it.
+      shape: of one memory, (out, in); None for head_dim by head_dim.
     """
-    wide = head_dim % chip.mxu_column_size == 0
-    sizes = (512, 384, 256, 128) if wide else (1024, 512, 384, 256, 128)
+    out, width = shape or (head_dim, head_dim)
+    # The narrower side is weighted, unless the inputs of one memory do not fill the matrix unit.
+    after = width % chip.mxu_column_size == 0 and out <= width
+    # Programs grow with all three; large matrices fill the matrix unit without.
+    large = after or out * width > LANES**2
+    sizes = (512, 384, 256, 128) if large else (1024, 512, 384, 256, 128)
     block = min(sizes, key=lambda size: (round_up(tokens, size), -size))
-    fits = int(VMEM_SHARE * chip.vmem_capacity_bytes) // _memory_bytes(head_dim, dtype)
+    fits = int(VMEM_SHARE * chip.vmem_capacity_bytes) // _memory_bytes(out, width, dtype)
     resident = memories if memories <= fits else max(8, fits // 8 * 8)
-    return Config(block, resident, 8 if wide else 32, "outputs" if wide else "inputs")
+    return Config(block, resident, 8 if large else 32, "outputs" if after else "inputs")
 
 
-def _memory_bytes(head_dim: int, dtype: jnp.dtype) -> int:
+def _memory_bytes(out: int, width: int, dtype: jnp.dtype) -> int:
     """VMEM of one memory in the backward kernel: two buffers in, two out, and the running sum."""
-    return head_dim * round_up(head_dim, LANES) * (4 * jnp.dtype(dtype).itemsize + 4)
+    return out * round_up(width, LANES) * (4 * jnp.dtype(dtype).itemsize + 4)
 
 
 def vmem_bytes(call: Call, config: Config, dtype: jnp.dtype) -> int:
     """VMEM of the backward kernel, the larger one."""
     lines = round_up(call.memories, 8) + config.resident
-    arrays = call.head_dim * (6 * 2 * jnp.dtype(dtype).itemsize + 4)
-    return config.resident * _memory_bytes(call.head_dim, dtype) + config.tokens * (
-        arrays + 4 * lines
-    )
+    arrays = token_rows(call, backward=True) * 2 * jnp.dtype(dtype).itemsize + 4 * call.width
+    memory = _memory_bytes(call.out, call.width, dtype)
+    return config.resident * memory + config.tokens * (arrays + 4 * lines)
+
+
+def token_rows(call: Call, backward: bool) -> int:
+    """Rows of all arrays of a head whose columns are tokens."""
+    inputs, outputs, scored = (2, 1, 2) if backward else (1, 1, 1)
+    if call.routed:
+        # Going back, the outputs are read as well.
+        return inputs * call.width + (outputs + backward) * call.out + scored * call.head_dim
+    return inputs * call.width + outputs * call.out
 
 
 def reads(call: Call) -> int:
@@ -121,14 +151,12 @@ def reads(call: Call) -> int:
 def flops(call: Call, backward: bool = False) -> int:
     """Floating-point operations of the products that a head's read needs.
 
-    A read is one product of `head_dim^2`; going back takes two, for queries and memories.
+    A read is one product of a matrix; going back takes two, for queries and memories.
     """
-    return (2 if backward else 1) * 2 * call.head_dim**2 * reads(call)
+    return (2 if backward else 1) * 2 * call.out * call.width * reads(call)
 
 
 def hbm_bytes(call: Call, dtype: jnp.dtype, backward: bool = False) -> int:
     """Bytes between HBM and VMEM, every array once."""
-    size = jnp.dtype(dtype).itemsize
-    arrays = (6 if backward else 3) if call.routed else (3 if backward else 2)
-    memories = (2 if backward else 1) * call.memories * call.head_dim**2
-    return size * (arrays * call.tokens * call.head_dim + memories)
+    memories = (2 if backward else 1) * call.memories * call.out * call.width
+    return jnp.dtype(dtype).itemsize * (token_rows(call, backward) * call.tokens + memories)

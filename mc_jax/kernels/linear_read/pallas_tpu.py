@@ -6,7 +6,6 @@ size [tokens, memories] exists in HBM; the backward kernel computes the gates ag
 """
 
 import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,31 +17,10 @@ from mc_jax.kernels.block_gates import store_gates
 from mc_jax.kernels.chips import this_chip, vmem_limit
 from mc_jax.kernels.gates import Router
 from mc_jax.kernels.linear_read.config import Call, Config
-from mc_jax.kernels.tiles import contract, row
+from mc_jax.kernels.tiles import contract, each_group, row
 from mc_jax.typing import Array
 
 F32 = jnp.float32
-
-
-def _each_group(count: Array, config: Config, each: Callable[[Array, int], None]) -> None:
-    """Cover memories 0..count-1 by runs of a group and then of its halves: `each(start, size)`."""
-    most = config.group
-    while most > config.resident:
-        most //= 2
-
-    @pl.loop(0, lax.div(count, most))
-    def _(i: Array) -> None:
-        each(i * most, most)
-
-    size = most // 2
-    while size:
-        done = lax.div(count, 2 * size) * (2 * size)
-
-        @pl.when(count - done >= size)
-        def _(done: Array = done, size: int = size) -> None:
-            each(done, size)
-
-        size //= 2
 
 
 def _seen(call: Call, config: Config, first: Array, block: Array) -> tuple[Array, Array]:
@@ -59,6 +37,11 @@ def _seen(call: Call, config: Config, first: Array, block: Array) -> tuple[Array
 def _of_stack(config: Config, seen: Array, stack: Array) -> Array:
     """How many of the first `seen` memories lie in a stack."""
     return jnp.clip(seen - stack * config.resident, 0, config.resident)
+
+
+def _group(config: Config) -> int:
+    """Memories of one product, of which no more are there than are resident."""
+    return min(config.group, 1 << (config.resident.bit_length() - 1))
 
 
 def _forward_kernel(call: Call, config: Config, first, inputs, outputs, gates, total) -> None:
@@ -81,15 +64,13 @@ def _forward_kernel(call: Call, config: Config, first, inputs, outputs, gates, t
             weights = jnp.concatenate([w_ref[start + i] for i in range(size)], 1)
             total[...] += contract(weights, scaled, (1, 0))
             return
-        weights = w_ref[pl.ds(start, size)]
-        width = weights.shape[1]
-        read = contract(weights.reshape(size * width, -1), q, (1, 0))
+        read = contract(w_ref[pl.ds(start, size)].reshape(size * call.out, -1), q, (1, 0))
         sums = total[...]
         for i, g in enumerate(rows):
-            sums += g * read[i * width : (i + 1) * width]
+            sums += g * read[i * call.out : (i + 1) * call.out]
         total[...] = sums
 
-    _each_group(_of_stack(config, most, stack), config, add)
+    each_group(_of_stack(config, most, stack), _group(config), add)
 
     @pl.when(stack == pl.num_programs(1) - 1)
     def _() -> None:
@@ -129,7 +110,7 @@ def _backward_kernel(
         dw[pl.ds(start, size)] += grad.reshape(size, *dw.shape[1:])
 
     here = _of_stack(config, most, stack)
-    _each_group(here, config, add)
+    each_group(here, _group(config), add)
     dq_ref[...] = dq[...].astype(dq_ref.dtype)
     if call.routed:
         delta = jnp.sum(dy_ref[...].astype(F32) * y_ref[...].astype(F32), 0, keepdims=True)
@@ -157,36 +138,38 @@ def _with_lines(router: Router | None) -> Router | None:
 
 
 def forward(call: Call, config: Config, interpret: bool, first, q, router, weights) -> tuple:
-    """Cached part of the outputs [head_dim, tokens] and the online memory's gates [1, tokens]."""
+    """Cached part of the outputs [out, tokens] and the online memory's gates [1, tokens]."""
     blocks, stacks = call.tokens // config.tokens, pl.cdiv(call.memories, config.resident)
 
     def last_stack(i: Array, first) -> Array:
         seen = first[0] + lax.div((i + 1) * config.tokens - 1, call.segment_len)
         return lax.div(jnp.clip(seen, 1, call.memories) - 1, config.resident)
 
-    tokens = pl.BlockSpec((call.head_dim, config.tokens), lambda i, s, _: (0, i))
-    line = pl.BlockSpec((1, config.tokens), lambda i, s, _: (0, i))
+    def tokens(rows: int) -> pl.BlockSpec:
+        return pl.BlockSpec((rows, config.tokens), lambda i, s, _: (0, i))
+
     whole = pl.BlockSpec((stacks * config.resident, call.head_dim), lambda i, s, _: (0, 0))
     memories = pl.BlockSpec(
-        (config.resident, call.head_dim, call.head_dim),
+        (config.resident, call.out, call.width),
         lambda i, s, first: (jnp.minimum(s, last_stack(i, first)), 0, 0),
     )
+    scored = router and Router(tokens(call.head_dim), tokens(1), whole)
     return pl.pallas_call(
         functools.partial(_forward_kernel, call, config),
         out_shape=(
             (
-                jax.ShapeDtypeStruct(q.shape, q.dtype),
+                jax.ShapeDtypeStruct((call.out, call.tokens), q.dtype),
                 jax.ShapeDtypeStruct((1, call.tokens), F32),
             ),
         ),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=(blocks, stacks),
-            in_specs=[(tokens, router and Router(tokens, line, whole), memories)],
-            out_specs=((tokens, line),),
+            in_specs=[(tokens(call.width), scored, memories)],
+            out_specs=((tokens(call.out), tokens(1)),),
             scratch_shapes=[
                 pltpu.VMEM((stacks * config.resident, config.tokens), F32),
-                pltpu.VMEM((call.head_dim, config.tokens), F32),
+                pltpu.VMEM((call.out, config.tokens), F32),
             ],
         ),
         compiler_params=pltpu.CompilerParams(
@@ -200,39 +183,54 @@ def forward(call: Call, config: Config, interpret: bool, first, q, router, weigh
 def backward(call, config, interpret, first, q, router, weights, y, dy, down) -> tuple:
     """Gradients of q, the weights and the router."""
     blocks, stacks = call.tokens // config.tokens, pl.cdiv(call.memories, config.resident)
-    tokens = pl.BlockSpec((call.head_dim, config.tokens), lambda s, i, _: (0, i))
-    parts = pl.BlockSpec((None, call.head_dim, config.tokens), lambda s, i, _: (s, 0, i))
-    line = pl.BlockSpec((1, config.tokens), lambda s, i, _: (0, i))
+
+    def tokens(rows: int) -> pl.BlockSpec:
+        return pl.BlockSpec((rows, config.tokens), lambda s, i, _: (0, i))
+
+    def parts(rows: int) -> pl.BlockSpec:
+        return pl.BlockSpec((None, rows, config.tokens), lambda s, i, _: (s, 0, i))
+
+    def partial(rows: int) -> jax.ShapeDtypeStruct:
+        kind = q.dtype if stacks == 1 else F32
+        return jax.ShapeDtypeStruct((stacks, rows, call.tokens), kind)
+
     whole = pl.BlockSpec((stacks * config.resident, call.head_dim), lambda s, i, _: (0, 0))
     some = pl.BlockSpec((config.resident, call.head_dim), lambda s, i, _: (s, 0))
-    memories = pl.BlockSpec(
-        (config.resident, call.head_dim, call.head_dim), lambda s, i, _: (s, 0, 0)
+    stack = (config.resident, call.out, call.width)
+    memories = pl.BlockSpec(stack, lambda s, i, _: (s, 0, 0))
+    scored = router and Router(tokens(call.head_dim), tokens(1), whole)
+    scored_grad = router and Router(parts(call.head_dim), tokens(1), some)
+    router_grad = router and Router(
+        partial(call.head_dim),
+        jax.ShapeDtypeStruct((1, call.tokens), F32),
+        jax.ShapeDtypeStruct(router.descriptors.shape, F32),
     )
-    partial = jax.ShapeDtypeStruct((stacks, *q.shape), q.dtype if stacks == 1 else F32)
-    descriptors = router and jax.ShapeDtypeStruct(router.descriptors.shape, F32)
-    scored = router and Router(tokens, line, whole)
-    rows = (config.resident, config.tokens)
+    output = tokens(call.out)
     return pl.pallas_call(
         functools.partial(_backward_kernel, call, config),
         out_shape=(
             (
-                partial,
-                router
-                and Router(partial, jax.ShapeDtypeStruct((1, call.tokens), F32), descriptors),
+                partial(call.width),
+                router_grad,
                 jax.ShapeDtypeStruct(weights.shape, weights.dtype),
             ),
         ),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=(stacks, blocks),
-            in_specs=[(tokens, scored, memories, router and tokens, tokens, router and line)],
-            out_specs=((parts, router and Router(parts, line, some), memories),),
+            in_specs=[
+                (
+                    *(tokens(call.width), scored, memories),
+                    *(router and output, output, router and tokens(1)),
+                )
+            ],
+            out_specs=((parts(call.width), scored_grad, memories),),
             scratch_shapes=[
                 pltpu.VMEM((1, config.tokens), F32),
                 pltpu.VMEM((stacks * config.resident, config.tokens), F32),
-                pltpu.VMEM(rows, F32),
-                pltpu.VMEM((call.head_dim, config.tokens), F32),
-                pltpu.VMEM((config.resident, call.head_dim, call.head_dim), F32),
+                pltpu.VMEM((config.resident, config.tokens), F32),
+                pltpu.VMEM((call.width, config.tokens), F32),
+                pltpu.VMEM(stack, F32),
                 pltpu.VMEM((config.resident, call.head_dim), F32),
             ],
         ),

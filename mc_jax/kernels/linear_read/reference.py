@@ -7,8 +7,8 @@ from mc_jax.typing import Array, Float, Int
 
 
 def reference(
-    q: Float[Array, "head_dim tokens"],
-    weights: Float[Array, "memories out head_dim"],
+    q: Float[Array, "in tokens"],
+    weights: Float[Array, "memories out in"],
     router: Router | Scores | None,
     segment_len: int,
     first_segment: Int[Array, ""] | int,

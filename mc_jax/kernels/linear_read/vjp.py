@@ -21,7 +21,7 @@ def read(
     router: Router | None,
     weights: Array,
 ) -> tuple[Array, Array]:
-    """Cached part of the outputs [head_dim, tokens] and the online memory's gates [tokens]."""
+    """Cached part of the outputs [out, tokens] and the online memory's gates [tokens]."""
     y, own = pallas_tpu.forward(call, config, interpret, first, q, router, weights)
     return y, own[0]
 

@@ -11,8 +11,8 @@ PRODUCT_WIDTH = 256
 
 
 def xla(
-    q: Float[Array, "head_dim tokens"],
-    weights: Float[Array, "memories out head_dim"],
+    q: Float[Array, "in tokens"],
+    weights: Float[Array, "memories out in"],
     router: Router | Scores | None,
     segment_len: int,
     first_segment: Int[Array, ""] | int,

@@ -28,6 +28,7 @@ class Case:
     dtype: type = jnp.float32
     routed: bool = True
     config: Config | None = Config(tokens=128, resident=8, group=4, scale="outputs")
+    shape: tuple[int, int] | None = None
 
     @property
     def options(self) -> dict:
@@ -62,6 +63,16 @@ CASES = {
     "bfloat16, inputs weighted first": Case(
         head_dim=64, dtype=jnp.bfloat16, config=Config(128, 16, 8, "inputs")
     ),
+    "wide memories": Case(shape=(16, 64), top_k=3),
+    "wide memories, inputs weighted first": Case(
+        shape=(16, 64), top_k=3, config=Config(128, 16, 8, "inputs")
+    ),
+    "tall memories": Case(shape=(64, 16)),
+    "tall memories, inputs weighted first": Case(
+        shape=(64, 16), config=Config(128, 8, 4, "inputs")
+    ),
+    "tall memories, chosen blocks": Case(shape=(128, 32), dtype=jnp.bfloat16, config=None),
+    "wide memories, residual": Case(shape=(16, 64), routed=False),
     "bfloat16 residual": Case(dtype=jnp.bfloat16, routed=False),
 }
 
@@ -74,13 +85,14 @@ def inputs(case: Case, seed: int = 0):
         return jax.random.normal(next(keys), shape).astype(dtype)
 
     d, tokens, memories = case.head_dim, case.tokens, case.memories
-    q, w = normal(d, tokens), normal(memories, d, d) / d**0.5
+    out, width = case.shape or (d, d)
+    q, w = normal(width, tokens), normal(memories, out, width) / width**0.5
     router = Router(
         normal(d, tokens) / d**0.5,
         normal(tokens, dtype=jnp.float32),
         normal(memories, d, dtype=jnp.float32),
     )
-    cotangents = normal(d, tokens, dtype=jnp.float32), normal(tokens, dtype=jnp.float32)
+    cotangents = normal(out, tokens, dtype=jnp.float32), normal(tokens, dtype=jnp.float32)
     return (q, w, router if case.routed else None), cotangents
 
 
@@ -144,16 +156,20 @@ def test_extreme_gates(implementation, top_k):
         assert_close(actual, expected, 2e-5)
 
 
-def test_of_equal_scores_the_oldest_memories_are_selected():
-    case = Case(tokens=128, memories=8, segment_len=16, top_k=2, first_segment=8)
+@pytest.mark.parametrize("memories", [8, 21, 48])
+def test_of_equal_scores_the_oldest_memories_are_selected(memories):
+    """Those after the first, which scores lower."""
+    case = Case(tokens=128, memories=memories, segment_len=16, top_k=2, first_segment=memories)
     (q, w, router), _ = inputs(case)
-    router = router._replace(u=jnp.zeros_like(router.u))
+    router = router._replace(
+        u=jnp.ones_like(router.u), descriptors=jnp.zeros_like(router.descriptors).at[0].set(-1)
+    )
     y, own = linear_read(
         q, w, router, implementation="pallas_interpret", config=case.config, **case.options
     )
     share = 1 / (jnp.exp(router.online) + 2)
     assert jnp.allclose(own, 1 - 2 * share, atol=1e-6)
-    assert jnp.allclose(y, share * ((w[0] + w[1]) @ q), atol=1e-5)
+    assert jnp.allclose(y, share * ((w[1] + w[2]) @ q), atol=1e-5)
 
 
 @pytest.mark.parametrize("implementation", ["xla", "pallas_interpret"])
@@ -246,8 +262,10 @@ def test_refusals_name_the_reason():
         Case(64, 2048, 130, 16, dtype=jnp.float32, config=None),
         Case(96, 1000, 15, 64, dtype=jnp.bfloat16, routed=False, config=None),
         Case(256, 1024, 300, 4, dtype=jnp.bfloat16, config=None),
+        Case(128, 1024, 7, 128, dtype=jnp.bfloat16, config=None, shape=(512, 128)),
+        Case(96, 1024, 7, 128, dtype=jnp.bfloat16, config=None, shape=(96, 384)),
     ],
-    ids=["ssc", "float32", "head of 96", "several stacks"],
+    ids=["ssc", "float32", "head of 96", "several stacks", "tall memories", "wide memories"],
 )
 def test_compiles_for_tpus(chip, case):
     """Forward and backward."""

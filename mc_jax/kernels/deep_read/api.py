@@ -1,0 +1,150 @@
+"""The read of MLP memories: one op, three implementations."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas import tpu as pltpu
+
+from mc_jax.errors import InputError
+from mc_jax.kernels.chips import this_chip
+from mc_jax.kernels.deep_read import vjp
+from mc_jax.kernels.deep_read.activations import ACTIVATIONS
+from mc_jax.kernels.deep_read.config import Call, Config, default_config
+from mc_jax.kernels.deep_read.reference import reference
+from mc_jax.kernels.deep_read.xla import xla
+from mc_jax.kernels.gates import Router, Scores
+from mc_jax.kernels.tiles import round_up
+from mc_jax.memory.network import MlpNetwork, MlpWeights
+from mc_jax.typing import Array, Float, Int
+
+IMPLEMENTATIONS = ("reference", "xla", "pallas", "pallas_interpret")
+
+
+def deep_read(
+    q: Float[Array, "head_dim tokens"],
+    weights: MlpWeights,
+    router: Router | Scores | None,
+    *,
+    activation: str,
+    mem_norm: str,
+    segment_len: int,
+    first_segment: Int[Array, ""] | int = 0,
+    top_k: int | None = None,
+    implementation: str | None = None,
+    config: Config | None = None,
+) -> tuple[Float[Array, "head_dim tokens"], Float[Array, " tokens"]]:
+    """Read cached MLP memories (eqs. 7, 9 and 17), for one head of one sequence.
+
+    `features_t = sum_i gate_ti f_i(q_t)` over the memories i before token t's own segment, with
+    `f_i(x) = W1_i act(W2_i x)`, brought to mean 0 and variance 1 for `mem_norm="layer"`.
+
+    Args:
+      q: queries; all other heads and sequences by `jax.vmap`.
+      weights: cached memories [memories, ...], oldest first. What no token sees may hold anything.
+      router: what memories are scored with; None weights every memory 1 (residual).
+      activation: the memory's activation.
+      mem_norm: layer | none | weight_l2; the last has scaled the weights when it wrote them.
+      segment_len: tokens of a segment.
+      first_segment: segment of the first token, which memory `first_segment - 1` precedes.
+      top_k: cached memories that a token reads, best first (ssc); None for all.
+      implementation: reference | xla | pallas | pallas_interpret (the TPU kernel's steps on any
+        device, slow); None picks pallas on a TPU where it can run, else xla.
+      config: block sizes of the kernel, for pallas alone; None picks them.
+
+    Returns:
+      The cached part of the features, typed as q, and the weight of the online memory (1 without
+      a router).
+
+    Raises:
+      InputError: an implementation that is unknown or cannot run here.
+    """
+    call = call_of(q, weights, router, activation, mem_norm, segment_len, top_k)
+    scores = isinstance(router, Scores)
+    if implementation is None:
+        implementation = "xla" if unsupported(call, scores) else "pallas"
+    if implementation not in IMPLEMENTATIONS:
+        raise InputError("implementation", implementation, " | ".join(IMPLEMENTATIONS) + " | None")
+    if implementation in ("reference", "xla"):
+        if config is not None:
+            raise InputError("config", config, f"None: {implementation} has no blocks")
+        form = xla if implementation == "xla" else reference
+        network = MlpNetwork(activation, mem_norm)
+        return form(q, weights, router, network, segment_len, first_segment, top_k)
+    interpret = implementation == "pallas_interpret"
+    reason = unsupported(call, scores, any_device=interpret)
+    if reason:
+        raise InputError("implementation", implementation, f"xla: {reason}")
+    return _pallas(call, q, weights, router, first_segment, config, interpret)
+
+
+def unsupported(call: Call, scores: bool = False, any_device: bool = False) -> str | None:
+    """Why the TPU kernel cannot run a read; None if it can.
+
+    Args:
+      call: facts of the read.
+      scores: whether logits are given instead of descriptors.
+      any_device: leave out whether a TPU is here.
+    """
+    if not any_device and not pltpu.is_tpu_device():
+        return "the kernel runs on a TPU"
+    if call.dtype not in (jnp.bfloat16, jnp.float32):
+        return f"the kernel takes bfloat16 and float32, not {call.dtype}"
+    if call.head_dim % 16:
+        return f"the kernel takes a head_dim that is a multiple of 16, not {call.head_dim}"
+    if call.hidden % 8:
+        return f"the kernel takes a hidden layer that is a multiple of 8, not {call.hidden}"
+    if call.activation not in ACTIVATIONS:
+        return f"the kernel has no activation {call.activation!r}"
+    if scores:
+        return "the kernel computes scores from descriptors; it takes no scores by position"
+    if default_config(call, this_chip()) is None:
+        return "eight memories and the gradients of their weights do not fit into VMEM"
+    return None
+
+
+def call_of(
+    q: Array,
+    weights: MlpWeights,
+    router: Router | Scores | None,
+    activation: str,
+    mem_norm: str,
+    segment_len: int,
+    top_k: int | None,
+) -> Call:
+    """Facts of a read; arguments as of `deep_read`, arrays or their shapes."""
+    memories, head_dim, hidden = weights.w1.shape
+    tokens = q.shape[1]
+    return Call(
+        *(tokens, tokens, memories, head_dim, hidden, segment_len, top_k, router is not None),
+        *(activation, mem_norm == "layer", jnp.dtype(q.dtype)),
+    )
+
+
+def _pallas(
+    call: Call,
+    q: Array,
+    weights: MlpWeights,
+    router: Router | None,
+    first_segment: Int[Array, ""] | int,
+    config: Config | None,
+    interpret: bool,
+) -> tuple[Array, Array]:
+    """Pad tokens to whole blocks and run the kernel."""
+    config = config or default_config(call, this_chip())
+    config.check(call)
+    call = dataclasses.replace(call, tokens=round_up(call.length, config.tokens))
+
+    def pad(x: Array) -> Array:
+        return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, call.tokens - call.length)])
+
+    if router is not None:
+        router = Router(
+            pad(router.u.astype(q.dtype)),
+            pad(router.online.astype(jnp.float32)),
+            router.descriptors.astype(jnp.float32),
+        )
+    weights = jax.tree.map(lambda w: w.astype(q.dtype), weights)
+    first = jnp.asarray(first_segment, jnp.int32).reshape(1)
+    y, own = vjp.read(call, config, interpret, first, pad(q), router, weights)
+    return y[:, : call.length], own[: call.length]

@@ -1,0 +1,165 @@
+"""The kernel that reads MLP memories on a TPU: the gated sum of `f_i(q)`.
+
+Tokens lie in the lanes. A grid step takes a block of tokens: it scores all memories, keeps the
+gates in VMEM, and goes through the memories that the block sees; `selection` says how top-k reads
+leave most tokens out. Neither gates nor hidden layers exist in HBM.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from mc_jax.kernels.block_gates import store_gates
+from mc_jax.kernels.chips import this_chip, vmem_limit
+from mc_jax.kernels.deep_read.activations import value_and_slope
+from mc_jax.kernels.deep_read.blocks import each_read, seen_by
+from mc_jax.kernels.deep_read.config import Call, Config
+from mc_jax.kernels.deep_read.selection import each_selected, store_ranks
+from mc_jax.kernels.gates import Router
+from mc_jax.kernels.tiles import contract
+from mc_jax.memory.network import NORM_EPS, MlpWeights
+from mc_jax.typing import Array
+
+F32 = jnp.float32
+
+
+def vector_dtype(config: Config) -> jnp.dtype:
+    """The type that activations are computed in."""
+    return jnp.dtype(jnp.bfloat16 if config.narrow else F32)
+
+
+def moments(dtype: jnp.dtype, y: Array) -> tuple[Array, Array]:
+    """Mean over the first axis and what scales to variance 1, [1, tokens].
+
+    Args:
+      dtype: type of the operands that y is a product of.
+      y: float32.
+    """
+    mean = jnp.mean(y, 0, keepdims=True)
+    if dtype == jnp.bfloat16:
+        # In one pass; what cancels is far below the rounding of the operands.
+        variance = jnp.maximum(jnp.mean(y * y, 0, keepdims=True) - mean * mean, 0)
+    else:
+        variance = jnp.mean((y - mean) ** 2, 0, keepdims=True)
+    return mean, lax.rsqrt(variance + NORM_EPS)
+
+
+def _kernel(call: Call, config: Config, first, inputs, outputs, scratch) -> None:
+    """Grid (token blocks, stacks of memories)."""
+    q_ref, router, weights = inputs
+    y_ref, own_ref = outputs
+    gates, half_q, total, ranked = scratch
+    block, stack = pl.program_id(0), pl.program_id(1)
+
+    @pl.when(stack == 0)
+    def _() -> None:
+        seen = seen_by(call, config, first[0], block)
+        store_gates(call.top_k, router, seen.each, seen.most, own_ref, gates)
+        if ranked:
+            store_ranks(seen.most, gates, *ranked)
+        half_q[...] = 0.5 * q_ref[...]
+        total[...] = jnp.zeros_like(total)
+
+    def gated(place: Array, half_q: Array, gate: Array | float) -> Array:
+        half = contract(weights.w2[place], half_q, (1, 0))
+        value, _ = value_and_slope(call.activation, call.dtype, half.astype(vector_dtype(config)))
+        y = contract(weights.w1[place], value.astype(call.dtype), (1, 0))
+        if not call.layer_norm:
+            return gate * y
+        mean, norm = moments(call.dtype, y)
+        scale = gate * norm
+        return scale * y - scale * mean
+
+    def read(place: Array, memory: Array, tokens: pl.Slice) -> None:
+        total[:, tokens] += gated(place, half_q[:, tokens], gates[pl.ds(memory, 1), tokens])
+
+    def read_columns(place: Array, memory: Array, columns: Array) -> None:
+        gathered = contract(half_q[...], columns, (1, 1)).astype(call.dtype)
+        y = gated(place, gathered, 1.0).astype(call.dtype)
+        total[...] += gates[pl.ds(memory, 1), :] * contract(y, columns, (1, 0))
+
+    here = (stack, config.resident)
+    if ranked:
+        sizes = config.slots, config.group
+        each_selected(call, config, first[0], block, here, ranked, *sizes, read, read_columns)
+    else:
+        each_read(call, config, first[0], block, here, config.group, read)
+
+    @pl.when(stack == pl.num_programs(1) - 1)
+    def _() -> None:
+        y_ref[...] = total[...].astype(y_ref.dtype)
+
+
+def ranked_shapes(config: Config, slots: int | None, rows: int) -> tuple:
+    """Scratch for so many memories' ranks and counts, where reads go by columns."""
+    if slots is None:
+        return ()
+    return pltpu.VMEM((rows, config.tokens), F32), pltpu.SMEM((rows,), jnp.int32)
+
+
+def prepared(router: Router | None, rows: int) -> Router | None:
+    """A router as kernels take it: logits as a line of lanes, descriptors in whole stacks."""
+    if router is None:
+        return None
+    padding = rows - router.descriptors.shape[0]
+    return router._replace(
+        online=router.online[None], descriptors=jnp.pad(router.descriptors, ((0, padding), (0, 0)))
+    )
+
+
+def forward(
+    call: Call,
+    config: Config,
+    interpret: bool,
+    first: Array,
+    q: Array,
+    router: Router | None,
+    weights: MlpWeights,
+) -> tuple[Array, Array]:
+    """Cached part of the features [head_dim, tokens] and the online memory's gates [1, tokens]."""
+    blocks, stacks = call.tokens // config.tokens, pl.cdiv(call.memories, config.resident)
+    rows = stacks * config.resident
+
+    def last_stack(i: Array, first) -> Array:
+        seen = first[0] + lax.div((i + 1) * config.tokens - 1, call.segment_len)
+        return lax.div(jnp.clip(seen, 1, call.memories) - 1, config.resident)
+
+    tokens = pl.BlockSpec((call.head_dim, config.tokens), lambda i, s, _: (0, i))
+    line = pl.BlockSpec((1, config.tokens), lambda i, s, _: (0, i))
+    whole = pl.BlockSpec((rows, call.head_dim), lambda i, s, _: (0, 0))
+    memories = jax.tree.map(
+        lambda w: pl.BlockSpec(
+            (config.resident, *w.shape[1:]),
+            lambda i, s, first: (jnp.minimum(s, last_stack(i, first)), 0, 0),
+        ),
+        weights,
+    )
+    return pl.pallas_call(
+        functools.partial(_kernel, call, config),
+        out_shape=(
+            (jax.ShapeDtypeStruct(q.shape, q.dtype), jax.ShapeDtypeStruct((1, call.tokens), F32)),
+        ),
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=1,
+            grid=(blocks, stacks),
+            in_specs=[(tokens, router and Router(tokens, line, whole), memories)],
+            out_specs=((tokens, line),),
+            scratch_shapes=[
+                (
+                    pltpu.VMEM((rows, config.tokens), F32),
+                    pltpu.VMEM((call.head_dim, config.tokens), call.dtype),
+                    pltpu.VMEM((call.head_dim, config.tokens), F32),
+                    ranked_shapes(config, config.slots, rows),
+                )
+            ],
+        ),
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=vmem_limit(this_chip())
+        ),
+        interpret=interpret,
+        name="deep_read_forward",
+    )(first, (q, prepared(router, rows), weights))[0]

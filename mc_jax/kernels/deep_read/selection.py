@@ -1,0 +1,102 @@
+"""Top-k reads of a block of tokens: each memory is read by the tokens that selected it.
+
+These are gathered into a few columns by a product with a matrix of zeros and ones, and what they
+read is scattered back by its transpose: matrix units do in VMEM what sorting tokens by memory and a
+grouped product would do by way of HBM.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+from mc_jax.kernels.deep_read.blocks import each_group, seen_by
+from mc_jax.kernels.deep_read.config import Call, Config
+from mc_jax.kernels.tiles import LANES, contract
+from mc_jax.typing import Array
+
+F32 = jnp.float32
+
+
+def store_ranks(most: Array, gates: Any, ranks: Any, counts: Any) -> None:
+    """Number the tokens that selected a memory.
+
+    Args:
+      most: how many memories the block sees.
+      gates: ref [memories, tokens]; a gate of 0 is not read.
+      ranks: ref of each token's number [memories, tokens], from 0; -1 where it reads nothing.
+      counts: ref of their numbers [memories], of those that the block sees.
+    """
+    square = (LANES, LANES)
+    before = lax.broadcasted_iota(jnp.int32, square, 0) < lax.broadcasted_iota(jnp.int32, square, 1)
+    before = jnp.where(before, 1.0, 0.0).astype(jnp.bfloat16)
+    total = jnp.zeros((gates.shape[0], 1), F32)
+    for start in range(0, gates.shape[1], LANES):
+        tokens = pl.ds(start, LANES)
+        selected = gates[:, tokens] > 0
+        ones = jnp.where(selected, 1.0, 0.0)
+        rank = total + contract(ones.astype(jnp.bfloat16), before, (1, 0))
+        ranks[:, tokens] = jnp.where(selected, rank, -1)
+        total += jnp.sum(ones, 1, keepdims=True)
+
+    @pl.loop(0, most)
+    def _(memory: Array) -> None:
+        counts[memory] = jnp.max(ranks[pl.ds(memory, 1), :]).astype(jnp.int32) + 1
+
+
+def each_selected(
+    call: Call,
+    config: Config,
+    first: Array,
+    block: Array,
+    stack: tuple[Array, int],
+    ranked: tuple[Any, Any],
+    slots: int,
+    group: int,
+    read: Callable[[Array, Array, pl.Slice], None],
+    read_columns: Callable[[Array, Array, Array], None],
+) -> None:
+    """Cover the reads of a block of tokens by columns, or by parts where so many are not fewer.
+
+    Args:
+      call: the call.
+      config: its blocks.
+      first: segment of the first token.
+      block: index of the block.
+      stack: index of the stack of memories and their number.
+      ranked: ranks and counts.
+      slots: columns of one product.
+      group: memories that are read side by side.
+      read: is given the memory's place in the stack, its index, and tokens of the block.
+      read_columns: is given place and index, and the tokens of each column [slots, tokens], ones
+        among zeros.
+    """
+    ranks, counts = ranked
+    start = stack[0] * stack[1]
+    seen = seen_by(call, config, first, block)
+    # More columns than these cost as much as the whole block.
+    most_tiles = int(1 / (slots * config.column_share(call)))
+
+    def visit(places: list[Array]) -> None:
+        memories = [start + place for place in places]
+        most = functools.reduce(jnp.maximum, [counts[memory] for memory in memories])
+        tiles = lax.div(most + slots - 1, slots)
+        few = tiles <= most_tiles
+
+        @pl.loop(0, jnp.where(few, tiles, 0))
+        def _(tile: Array) -> None:
+            column = (lax.broadcasted_iota(jnp.int32, (slots, 1), 0) + tile * slots).astype(F32)
+            for place, memory in zip(places, memories, strict=True):
+                ones = jnp.where(ranks[pl.ds(memory, 1), :] == column, 1.0, 0.0)
+                read_columns(place, memory, ones.astype(call.dtype))
+
+        @pl.loop(0, jnp.where(few, 0, config.tokens // config.part))
+        def _(part: Array) -> None:
+            tokens = pl.ds(pl.multiple_of(part * config.part, config.part), config.part)
+            for place, memory in zip(places, memories, strict=True):
+                read(place, memory, tokens)
+
+    each_group(jnp.clip(seen.most - start, 0, stack[1]), group, visit)
