@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
-HEADS, LENGTH, HEAD_DIM = 8, 16384, 128
+HEADS, LENGTH, HEAD_DIM, SEGMENT_LEN = 8, 16384, 128, 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ def shape(*sizes: int, dtype: Any = jnp.bfloat16) -> Any:
 
 def linear_read(
     backward: bool,
-    segment_len: int = 256,
+    segment_len: int = SEGMENT_LEN,
     head_dim: int = HEAD_DIM,
     length: int = LENGTH,
     heads: int = HEADS,
@@ -72,6 +72,99 @@ def linear_read(
     dtype = jnp.dtype(jnp.bfloat16)
     return Kernel(
         build, (name,), heads * flops(call, backward), heads * hbm_bytes(call, dtype, backward)
+    )
+
+
+def deep_read(backward: bool, mem_norm: str = "layer", length: int = LENGTH) -> Kernel:
+    from mc_jax.kernels.chips import this_chip
+    from mc_jax.kernels.deep_read import call_of
+    from mc_jax.kernels.deep_read.backward import backward as read_back
+    from mc_jax.kernels.deep_read.config import backward_cost, default_config, forward_cost
+    from mc_jax.kernels.deep_read.forward import forward as read
+    from mc_jax.kernels.gates import Router
+    from mc_jax.memory.network import MlpWeights
+
+    memories, hidden = length // SEGMENT_LEN, 4 * HEAD_DIM
+    tokens, line = shape(HEADS, HEAD_DIM, length), shape(HEADS, length, dtype=jnp.float32)
+    router = Router(tokens, line, shape(HEADS, memories, HEAD_DIM, dtype=jnp.float32))
+    weights = MlpWeights(
+        shape(HEADS, memories, HEAD_DIM, hidden), shape(HEADS, memories, hidden, HEAD_DIM)
+    )
+    one = jax.tree.map(lambda x: shape(*x.shape[1:], dtype=x.dtype), (tokens, weights, router))
+    q, memory, scored = one
+    call = call_of(q, memory, scored, "gelu", mem_norm, SEGMENT_LEN, None)
+    args: tuple = (tokens, router, weights)
+    if backward:
+        args += (tokens, tokens, shape(HEADS, 1, length, dtype=jnp.float32))
+
+    def build(chip: pltpu.TpuInfo) -> tuple[Callable, tuple]:
+        config = default_config(call, chip)
+        op = read_back if backward else read
+
+        def run(first, *args):
+            return jax.vmap(functools.partial(op, call, config, False, first))(*args)
+
+        return run, (shape(1, dtype=jnp.int32), *args)
+
+    cost = (backward_cost if backward else forward_cost)(call, default_config(call, this_chip()))
+    name = "deep_read_backward" if backward else "deep_read_forward"
+    return Kernel(build, (name,), HEADS * cost.flops, HEADS * cost.hbm_bytes)
+
+
+def deep_write(
+    backward: bool, rule: str = "titans", head_dim: int = HEAD_DIM, chunk_len: int = 64
+) -> Kernel:
+    """With the memory norm, independent segments; the backward pass needs the forward one first."""
+    from mc_jax.kernels.chips import this_chip
+    from mc_jax.kernels.deep_write import Call
+    from mc_jax.kernels.deep_write import deep_write as write
+    from mc_jax.kernels.deep_write.config import backward_cost, default_config, forward_cost
+    from mc_jax.memory import DeepParams, NormParams, get_rule
+    from mc_jax.memory.deep import DeepRule, Steps
+
+    hidden, dtype = 4 * head_dim, jnp.dtype(jnp.bfloat16)
+    the_rule = get_rule(rule)
+    assert isinstance(the_rule, DeepRule)
+    tokens, line = shape(HEADS, LENGTH, head_dim), shape(HEADS, LENGTH, dtype=jnp.float32)
+    row = shape(HEADS, head_dim, dtype=jnp.float32)
+    params = DeepParams(
+        shape(HEADS, head_dim, hidden, dtype=jnp.float32),
+        shape(HEADS, hidden, head_dim, dtype=jnp.float32),
+        NormParams(row, row),
+    )
+    momentum = line if rule == "titans" else None
+    steps = Steps(line, line, momentum, momentum)
+    call = Call(
+        *(HEADS, LENGTH, head_dim, hidden, SEGMENT_LEN, chunk_len, True, rule == "titans"),
+        *("gelu", True, dtype, dtype),
+    )
+
+    def run(params, q, k, v, steps):
+        return write(
+            the_rule,
+            params,
+            q,
+            k,
+            v,
+            steps,
+            segment_len=SEGMENT_LEN,
+            chunk_len=chunk_len,
+            ends_dtype=dtype,
+            implementation="pallas",
+        )
+
+    def gradient(*args):
+        outputs, back = jax.vjp(run, *args)
+        return back(outputs)
+
+    config = default_config(call, this_chip())
+    assert config is not None
+    cost = (backward_cost if backward else forward_cost)(call, config)
+    return Kernel(
+        lambda chip: (gradient if backward else run, (params, tokens, tokens, tokens, steps)),
+        ("deep_write_backward" if backward else "deep_write",),
+        cost.flops,
+        cost.hbm_bytes,
     )
 
 
@@ -119,6 +212,16 @@ KERNELS: dict[str, Callable[[], Kernel]] = {
     "linear_read grm backward, d 64": lambda: linear_read(True, head_dim=64),
     "linear_read grm forward, d 256": lambda: linear_read(False, head_dim=256),
     "linear_read grm backward, d 256": lambda: linear_read(True, head_dim=256),
+    "deep_read grm forward": lambda: deep_read(False),
+    "deep_read grm backward": lambda: deep_read(True),
+    "deep_read grm forward, no norm": lambda: deep_read(False, "none"),
+    "deep_read grm backward, no norm": lambda: deep_read(True, "none"),
+    "deep_write titans forward": lambda: deep_write(False),
+    "deep_write titans backward": lambda: deep_write(True),
+    "deep_write titans forward, d 256, b 128": lambda: deep_write(False, "titans", 256, 128),
+    "deep_write titans backward, d 256, b 128": lambda: deep_write(True, "titans", 256, 128),
+    "deep_write dla forward": lambda: deep_write(False, "dla"),
+    "deep_write dla backward": lambda: deep_write(True, "dla"),
     **{
         f"flash attention {name}, blocks of {block}": functools.partial(
             flash_attention, backward, block
