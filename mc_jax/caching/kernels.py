@@ -29,7 +29,7 @@ def no_read_kernel(
       options: static options.
       rule: update rule.
       head_dim: width of a head.
-      hidden: hidden width of an MLP memory; None for a matrix.
+      hidden: hidden width of an MLP memory; not read for a matrix.
       dtype: type of the queries.
       any_device: leave out whether a TPU is here.
     """
@@ -38,8 +38,9 @@ def no_read_kernel(
     if options.segmentation == "logarithmic":
         return "logarithmic segments are read by XLA"
     by_position = options.gated and not options.routed
-    if hidden is None:
+    if rule.network.is_linear:
         return linear_read.unsupported((head_dim, head_dim), dtype, by_position, any_device)
+    assert hidden is not None
     if options.aggregation == "soup":
         # Two reads of matrices, with the activation between them.
         reasons = (
@@ -78,7 +79,7 @@ def no_write_kernel(
       options: static options.
       rule: update rule.
       head_dim: width of a head.
-      hidden: hidden width of an MLP memory; None for a matrix.
+      hidden: hidden width of an MLP memory; not read for a matrix.
       dtype: type of the keys.
       any_device: leave out whether a TPU is here.
     """
