@@ -113,7 +113,7 @@ def measure(name: str, chip: str) -> dict:
 def main() -> None:
     args = arguments()
     if importlib.util.find_spec("libtpu") is None:
-        raise SystemExit("libtpu: not installed; pip install -r requirements-tpu.txt brings it")
+        raise SystemExit("libtpu: not installed; requirements-dev.txt brings it to Linux on x86-64")
     if args.compile:
         compile_one(args.names[0], args.chips[0])
         return

@@ -51,11 +51,11 @@ def _block_gates(
     visible = index < seen
     if router is None:
         return jnp.ones(seen.shape, F32), visible.astype(F32)
-    logits = block_logits(router.descriptors[:memories], router.u[...])
-    return mixing_weights(top_k, router.online[...], logits, visible)
+    logits = _logits(router.descriptors[:memories], router.u[...])
+    return _mixing_weights(top_k, router.online[...], logits, visible)
 
 
-def mixing_weights(
+def _mixing_weights(
     top_k: int | None, online: Array, logits: Array, visible: Array
 ) -> tuple[Array, Array]:
     """Softmax over the online memory and those that a token reads.
@@ -78,7 +78,7 @@ def mixing_weights(
     return own * scale, cached * scale
 
 
-def block_logits(descriptors: Array, u: Array) -> Array:
+def _logits(descriptors: Array, u: Array) -> Array:
     """`<u_t, descriptor_i>` [memories, tokens]; descriptors are not rounded to the type of u."""
     high = descriptors.astype(u.dtype)
     logits = contract(high, u, (1, 0))

@@ -10,7 +10,7 @@ import math
 
 import jax.numpy as jnp
 
-from mc_jax.kernels.deep_write import activations
+from mc_jax.kernels import activations
 from mc_jax.typing import Array
 
 ACTIVATIONS = tuple(activations.ACTIVATIONS)

@@ -6,19 +6,21 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
-from mc_jax.errors import InputError
 from mc_jax.kernels.chips import this_chip
-from mc_jax.kernels.deep_read import vjp
+from mc_jax.kernels.choice import choose
 from mc_jax.kernels.deep_read.activations import ACTIVATIONS
+from mc_jax.kernels.deep_read.backward import backward
 from mc_jax.kernels.deep_read.config import Call, Config, default_config
+from mc_jax.kernels.deep_read.forward import forward
 from mc_jax.kernels.deep_read.reference import reference
 from mc_jax.kernels.deep_read.xla import xla
 from mc_jax.kernels.gates import Router, Scores
+from mc_jax.kernels.reading import differentiable
 from mc_jax.kernels.tiles import round_up
 from mc_jax.memory.network import MlpNetwork, MlpWeights
 from mc_jax.typing import Array, Float, Int
 
-IMPLEMENTATIONS = ("reference", "xla", "pallas", "pallas_interpret")
+_read = differentiable(forward, backward)
 
 
 def deep_read(
@@ -60,21 +62,16 @@ def deep_read(
       InputError: an implementation that is unknown or cannot run here.
     """
     call = call_of(q, weights, router, activation, mem_norm, segment_len, top_k)
-    scores = isinstance(router, Scores)
-    if implementation is None:
-        implementation = "xla" if unsupported(call, scores) else "pallas"
-    if implementation not in IMPLEMENTATIONS:
-        raise InputError("implementation", implementation, " | ".join(IMPLEMENTATIONS) + " | None")
+
+    def no_kernel(any_device: bool) -> str | None:
+        return unsupported(call, isinstance(router, Scores), any_device)
+
+    implementation = choose(implementation, config, no_kernel)
     if implementation in ("reference", "xla"):
-        if config is not None:
-            raise InputError("config", config, f"None: {implementation} has no blocks")
         form = xla if implementation == "xla" else reference
         network = MlpNetwork(activation, mem_norm)
         return form(q, weights, router, network, segment_len, first_segment, top_k)
     interpret = implementation == "pallas_interpret"
-    reason = unsupported(call, scores, any_device=interpret)
-    if reason:
-        raise InputError("implementation", implementation, f"xla: {reason}")
     return _pallas(call, q, weights, router, first_segment, config, interpret)
 
 
@@ -116,8 +113,17 @@ def call_of(
     memories, head_dim, hidden = weights.w1.shape
     tokens = q.shape[1]
     return Call(
-        *(tokens, tokens, memories, head_dim, hidden, segment_len, top_k, router is not None),
-        *(activation, mem_norm == "layer", jnp.dtype(q.dtype)),
+        tokens=tokens,
+        length=tokens,
+        memories=memories,
+        head_dim=head_dim,
+        segment_len=segment_len,
+        top_k=top_k,
+        routed=router is not None,
+        hidden=hidden,
+        activation=activation,
+        layer_norm=mem_norm == "layer",
+        dtype=jnp.dtype(q.dtype),
     )
 
 
@@ -146,5 +152,5 @@ def _pallas(
         )
     weights = jax.tree.map(lambda w: w.astype(q.dtype), weights)
     first = jnp.asarray(first_segment, jnp.int32).reshape(1)
-    y, own = vjp.read(call, config, interpret, first, pad(q), router, weights)
+    y, own = _read(call, config, interpret, first, pad(q), router, weights)
     return y[:, : call.length], own[: call.length]

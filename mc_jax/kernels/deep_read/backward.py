@@ -6,28 +6,27 @@ token, and D the gradient of the summed features:
     dgate = <D, f>        dy = gate * (D, or what the norm makes of it)
     du = (W1' dy) act'    dW1 += dy p'    dW2 += du q'    dq += W2' du
 
-and with `delta_t = <D_t, features_t> + own_t down_t` the softmax gives
-`dlogit_ti = gate_ti (dgate_ti - delta_t)` and `donline_t = own_t (down_t - delta_t)`.
-Nothing is kept of the forward pass but its inputs and results: gates and hidden layers are computed
-again, gates by the same instructions, so that the same memories are selected.
+`reading.add_router_gradient` goes on from the gradients of the gates. Nothing is kept of the
+forward pass but its inputs and results: gates and hidden layers are computed again, gates by the
+same instructions, so that the same memories are selected.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from mc_jax.kernels.block_gates import store_gates
 from mc_jax.kernels.chips import this_chip, vmem_limit
 from mc_jax.kernels.deep_read.activations import value_and_slope
-from mc_jax.kernels.deep_read.blocks import each_read, seen_by
+from mc_jax.kernels.deep_read.blocks import each_read
 from mc_jax.kernels.deep_read.config import Call, Config
-from mc_jax.kernels.deep_read.forward import moments, prepared, ranked_shapes, vector_dtype
+from mc_jax.kernels.deep_read.forward import moments, ranked_shapes, vector_dtype
 from mc_jax.kernels.deep_read.selection import each_selected, store_ranks
 from mc_jax.kernels.gates import Router
+from mc_jax.kernels.reading import add_router_gradient, prepared, seen_by
 from mc_jax.kernels.tiles import contract
 from mc_jax.typing import Array
 
@@ -42,7 +41,7 @@ def _kernel(call: Call, config: Config, first, inputs, outputs, scratch) -> None
     dq_ref, drouter, dweights = outputs
     own_ref, gates, dgates, dq, sums, ddescriptors, ranked, wide = scratch
     stack, block = pl.program_id(0), pl.program_id(1)
-    seen = seen_by(call, config, first[0], block)
+    seen = seen_by(call, config.tokens, first[0], block)
     store_gates(call.top_k, router, seen.each, seen.most, own_ref, gates)
 
     @pl.when(block == 0)
@@ -105,19 +104,11 @@ def _kernel(call: Call, config: Config, first, inputs, outputs, scratch) -> None
         each_read(call, config, first[0], block, here, 1, read)
     dq_ref[...] = dq[...].astype(dq_ref.dtype)
     if call.routed:
-        delta = jnp.sum(dy_ref[...].astype(F32) * y_ref[...].astype(F32), 0, keepdims=True)
-        own = own_ref[...]
-        delta += own * down_ref[...]
-        start = pl.multiple_of(stack * config.resident_backward, 8)
-        rows = pl.ds(start, config.resident_backward)
-        # What nobody sees may hold anything.
-        index = start + lax.broadcasted_iota(jnp.int32, (config.resident_backward, 1), 0)
-        visible = index < seen.most
-        dlogits = jnp.where(visible, gates[rows] * (dgates[...] - delta), 0).astype(call.dtype)
-        descriptors = jnp.where(visible, router.descriptors[rows], 0).astype(call.dtype)
-        drouter.u[...] = contract(descriptors, dlogits, (0, 0)).astype(drouter.u.dtype)
-        drouter.online[...] = own * (down_ref[...] - delta)
-        ddescriptors[...] += contract(dlogits, router.u[...], (1, 1))
+        mixed = jnp.sum(dy_ref[...].astype(F32) * y_ref[...].astype(F32), 0, keepdims=True)
+        add_router_gradient(
+            *(stack, seen.most, router, own_ref[...], gates, dgates[...]),
+            *(down_ref[...], mixed, drouter, ddescriptors),
+        )
 
     @pl.when(block == pl.num_programs(1) - 1)
     def _() -> None:
@@ -142,11 +133,7 @@ def _through_norm(features: Array, norm: Array, dfeatures: Array) -> tuple[Array
 
 
 def backward(call, config, interpret, first, q, router, weights, y, dy, down) -> tuple:
-    """Gradients of q, the router and the weights.
-
-    Those of q and of u are sums over stacks of memories and still have the stacks' axis; those of
-    descriptors have whole stacks.
-    """
+    """Gradients of q, the router and the weights; see `differentiable`."""
     resident = config.resident_backward
     blocks, stacks = call.tokens // config.tokens, pl.cdiv(call.memories, resident)
     rows = stacks * resident

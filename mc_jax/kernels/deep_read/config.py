@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
 from mc_jax.errors import InputError
+from mc_jax.kernels import reading
 from mc_jax.kernels.tiles import LANES, round_up
 
 # The part of the vector memory that blocks may fill; the rest is for values between instructions.
@@ -21,31 +22,17 @@ WORTH_GATHERING, WORTH_GATHERING_BACKWARD = 0.75, 1.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Call:
+class Call(reading.Call):
     """Static facts of one head's read.
 
     Attributes:
-      tokens: queries, padded to whole blocks.
-      length: queries without the padding.
-      memories: cached memories.
-      head_dim: width of the queries and of what is read.
       hidden: width of a memory's hidden layer.
-      segment_len: tokens of a segment.
-      top_k: memories that a token reads; None for all that it sees.
-      routed: whether reads are weighted by scores.
       activation: the memory's activation.
       layer_norm: whether the memory's output is normalised.
       dtype: type of the queries and of products.
     """
 
-    tokens: int
-    length: int
-    memories: int
-    head_dim: int
     hidden: int
-    segment_len: int
-    top_k: int | None
-    routed: bool
     activation: str
     layer_norm: bool
     dtype: jnp.dtype
@@ -61,7 +48,7 @@ class Config:
         do not see is read by the parts that do.
       resident: memories in VMEM at a time in the forward kernel; all, or a multiple of 8.
       resident_backward: the same in the backward kernel.
-      group: memories that the forward kernel reads side by side to hide latencies.
+      group: memories that the forward kernel reads side by side to hide latencies, a power of two.
       slots: columns that a block's tokens which selected a memory are gathered into in the forward
         kernel, a multiple of 128, for top-k reads; None evaluates a memory for all that see it.
       slots_backward: the same in the backward kernel.
@@ -86,9 +73,11 @@ class Config:
             size = getattr(self, field)
             if size < 1 or size % multiple:
                 raise InputError(f"config.{field}", size, f"a multiple of {multiple}")
-        for field in ("resident", "resident_backward", "group"):
+        for field in ("resident", "resident_backward"):
             if getattr(self, field) < 1:
                 raise InputError(f"config.{field}", getattr(self, field), "at least 1")
+        if self.group < 1 or self.group & (self.group - 1):
+            raise InputError("config.group", self.group, "a power of two")
         for field in ("slots", "slots_backward"):
             size = getattr(self, field)
             if size is not None and (size < 1 or size % LANES):
@@ -185,11 +174,7 @@ def _memory_bytes_backward(call: Call) -> int:
 
 def reads(call: Call) -> int:
     """Pairs of a token and a memory that it reads, for a sequence that starts here."""
-    most = min(call.memories, call.top_k) if selects(call) else call.memories
-    return sum(
-        min(most, segment) * min(call.segment_len, call.length - start)
-        for segment, start in enumerate(range(0, call.length, call.segment_len))
-    )
+    return call.reads(min(call.memories, call.top_k or call.memories))
 
 
 def forward_cost(call: Call, config: Config) -> Cost:

@@ -16,10 +16,11 @@ from jax.experimental.pallas import tpu as pltpu
 from mc_jax.kernels.block_gates import store_gates
 from mc_jax.kernels.chips import this_chip, vmem_limit
 from mc_jax.kernels.deep_read.activations import value_and_slope
-from mc_jax.kernels.deep_read.blocks import each_read, seen_by
+from mc_jax.kernels.deep_read.blocks import each_read
 from mc_jax.kernels.deep_read.config import Call, Config
 from mc_jax.kernels.deep_read.selection import each_selected, store_ranks
 from mc_jax.kernels.gates import Router
+from mc_jax.kernels.reading import last_stack, prepared, seen_by
 from mc_jax.kernels.tiles import contract
 from mc_jax.memory.network import NORM_EPS, MlpWeights
 from mc_jax.typing import Array
@@ -57,7 +58,7 @@ def _kernel(call: Call, config: Config, first, inputs, outputs, scratch) -> None
 
     @pl.when(stack == 0)
     def _() -> None:
-        seen = seen_by(call, config, first[0], block)
+        seen = seen_by(call, config.tokens, first[0], block)
         store_gates(call.top_k, router, seen.each, seen.most, own_ref, gates)
         if ranked:
             store_ranks(seen.most, gates, *ranked)
@@ -101,16 +102,6 @@ def ranked_shapes(config: Config, slots: int | None, rows: int) -> tuple:
     return pltpu.VMEM((rows, config.tokens), F32), pltpu.SMEM((rows,), jnp.int32)
 
 
-def prepared(router: Router | None, rows: int) -> Router | None:
-    """A router as kernels take it: logits as a line of lanes, descriptors in whole stacks."""
-    if router is None:
-        return None
-    padding = rows - router.descriptors.shape[0]
-    return router._replace(
-        online=router.online[None], descriptors=jnp.pad(router.descriptors, ((0, padding), (0, 0)))
-    )
-
-
 def forward(
     call: Call,
     config: Config,
@@ -123,18 +114,14 @@ def forward(
     """Cached part of the features [head_dim, tokens] and the online memory's gates [1, tokens]."""
     blocks, stacks = call.tokens // config.tokens, pl.cdiv(call.memories, config.resident)
     rows = stacks * config.resident
-
-    def last_stack(i: Array, first) -> Array:
-        seen = first[0] + lax.div((i + 1) * config.tokens - 1, call.segment_len)
-        return lax.div(jnp.clip(seen, 1, call.memories) - 1, config.resident)
-
+    last = functools.partial(last_stack, call, config.tokens, config.resident)
     tokens = pl.BlockSpec((call.head_dim, config.tokens), lambda i, s, _: (0, i))
     line = pl.BlockSpec((1, config.tokens), lambda i, s, _: (0, i))
     whole = pl.BlockSpec((rows, call.head_dim), lambda i, s, _: (0, 0))
     memories = jax.tree.map(
         lambda w: pl.BlockSpec(
             (config.resident, *w.shape[1:]),
-            lambda i, s, first: (jnp.minimum(s, last_stack(i, first)), 0, 0),
+            lambda i, s, first: (jnp.minimum(s, last(first[0], i)), 0, 0),
         ),
         weights,
     )

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from mc_jax.kernels.deep_read.blocks import each_group, seen_by
 from mc_jax.kernels.deep_read.config import Call, Config
-from mc_jax.kernels.tiles import LANES, contract
+from mc_jax.kernels.reading import of_stack, seen_by
+from mc_jax.kernels.tiles import LANES, contract, each_group
 from mc_jax.typing import Array
 
 F32 = jnp.float32
@@ -76,11 +76,12 @@ def each_selected(
     """
     ranks, counts = ranked
     start = stack[0] * stack[1]
-    seen = seen_by(call, config, first, block)
+    seen = seen_by(call, config.tokens, first, block)
     # More columns than these cost as much as the whole block.
     most_tiles = int(1 / (slots * config.column_share(call)))
 
-    def visit(places: list[Array]) -> None:
+    def visit(place: Array, size: int) -> None:
+        places = [place + i for i in range(size)]
         memories = [start + place for place in places]
         most = functools.reduce(jnp.maximum, [counts[memory] for memory in memories])
         tiles = lax.div(most + slots - 1, slots)
@@ -99,4 +100,4 @@ def each_selected(
             for place, memory in zip(places, memories, strict=True):
                 read(place, memory, tokens)
 
-    each_group(jnp.clip(seen.most - start, 0, stack[1]), group, visit)
+    each_group(of_stack(seen.most, *stack), group, visit)

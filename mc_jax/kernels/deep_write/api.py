@@ -5,8 +5,9 @@ import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
 from mc_jax.errors import InputError
+from mc_jax.kernels.activations import ACTIVATIONS
 from mc_jax.kernels.chips import this_chip, vmem_limit
-from mc_jax.kernels.deep_write.activations import ACTIVATIONS
+from mc_jax.kernels.choice import choose
 from mc_jax.kernels.deep_write.blocks import Layout, Learned
 from mc_jax.kernels.deep_write.chunk import Affine, Memory, Tokens
 from mc_jax.kernels.deep_write.config import Call, Config, default_config
@@ -20,7 +21,6 @@ from mc_jax.memory.network import DeepParams, MlpWeights, accumulator
 from mc_jax.memory.rule import State
 from mc_jax.typing import Array, Float
 
-IMPLEMENTATIONS = ("reference", "xla", "pallas", "pallas_interpret")
 WRITE_MODES = ("independent", "checkpoint")
 
 
@@ -68,7 +68,7 @@ def deep_write(
       InputError: an argument that is not allowed, or an implementation that cannot run here.
     """
     _check_shapes(params, q, k, v, steps)
-    _check_options(segment_len, chunk_len, write_mode, implementation)
+    _check_options(segment_len, chunk_len, write_mode)
     state_dtype = accumulator(k.dtype)
     heads, length, head_dim = q.shape
     call = Call(
@@ -85,16 +85,14 @@ def deep_write(
         dtype=jnp.dtype(k.dtype),
         ends_dtype=jnp.dtype(ends_dtype or state_dtype),
     )
-    if implementation is None:
-        implementation = "xla" if unsupported(rule, call) else "pallas"
+
+    def no_kernel(any_device: bool) -> str | None:
+        return unsupported(rule, call, any_device)
+
+    implementation = choose(implementation, config, no_kernel)
     if implementation in ("pallas", "pallas_interpret"):
         interpret = implementation == "pallas_interpret"
-        reason = unsupported(rule, call, any_device=interpret)
-        if reason:
-            raise InputError("implementation", implementation, f"xla: {reason}")
         return _pallas(call, config, interpret, params, q, k, v, steps)
-    if config is not None:
-        raise InputError("config", config, f"None: {implementation} has no steps")
     form = xla if implementation == "xla" else reference
     written = form(rule, params, Sequence(q, k, v, steps), segment_len, chunk_len, call.independent)
     return written._replace(ends=_cast(written.ends, call.ends_dtype))
@@ -117,9 +115,7 @@ def _check_shapes(params: DeepParams, q: Array, k: Array, v: Array, steps: Steps
             raise InputError(f"{field}.shape", x.shape, str(shape))
 
 
-def _check_options(
-    segment_len: int, chunk_len: int, write_mode: str, implementation: str | None
-) -> None:
+def _check_options(segment_len: int, chunk_len: int, write_mode: str) -> None:
     """Raise InputError for options that no implementation takes."""
     if chunk_len < 1:
         raise InputError("chunk_len", chunk_len, "at least 1")
@@ -127,8 +123,6 @@ def _check_options(
         raise InputError("segment_len", segment_len, f"a multiple of chunk_len={chunk_len}")
     if write_mode not in WRITE_MODES:
         raise InputError("write_mode", write_mode, " | ".join(WRITE_MODES))
-    if implementation not in (*IMPLEMENTATIONS, None):
-        raise InputError("implementation", implementation, " | ".join(IMPLEMENTATIONS) + " | None")
 
 
 def unsupported(rule: DeepRule, call: Call, any_device: bool = False) -> str | None:

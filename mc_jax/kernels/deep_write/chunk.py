@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mc_jax.kernels.deep_write.activations import value_and_slope
+from mc_jax.kernels.activations import value_and_slope
 from mc_jax.kernels.deep_write.products import dot, outer_sum
 from mc_jax.memory.network import NORM_EPS
 from mc_jax.typing import Array, Float

@@ -4,14 +4,17 @@ import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
 from mc_jax.kernels.chips import this_chip
+from mc_jax.kernels.choice import choose
 from mc_jax.kernels.gates import Router, Scores
-from mc_jax.kernels.linear_read import vjp
-from mc_jax.kernels.linear_read.choice import choose
+from mc_jax.kernels.linear_read import pallas_tpu
 from mc_jax.kernels.linear_read.config import Call, Config, default_config
 from mc_jax.kernels.linear_read.reference import reference
 from mc_jax.kernels.linear_read.xla import xla
+from mc_jax.kernels.reading import differentiable
 from mc_jax.kernels.tiles import round_up
 from mc_jax.typing import Array, Float, Int
+
+_read = differentiable(pallas_tpu.forward, pallas_tpu.backward)
 
 
 def linear_read(
@@ -92,7 +95,7 @@ def _pallas(
     config: Config | None,
     interpret: bool,
 ) -> tuple[Array, Array]:
-    """Pad tokens and descriptors to whole blocks and run the kernel."""
+    """Pad tokens to whole blocks and run the kernel."""
     tokens, (memories, *shape) = q.shape[1], weights.shape
     head_dim = q.shape[0] if router is None else router.u.shape[0]
     out, width = shape
@@ -106,15 +109,14 @@ def _pallas(
         return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, padded - tokens)])
 
     if router is not None:
-        rows = round_up(memories, config.resident) - memories
         router = Router(
             pad(router.u.astype(q.dtype)),
             pad(router.online.astype(jnp.float32)),
-            jnp.pad(router.descriptors.astype(jnp.float32), ((0, rows), (0, 0))),
+            router.descriptors.astype(jnp.float32),
         )
     call = Call(
         padded, tokens, memories, head_dim, segment_len, top_k, router is not None, (out, width)
     )
     first = jnp.asarray(first_segment, jnp.int32).reshape(1)
-    y, own = vjp.read(call, config, interpret, first, pad(q), router, weights.astype(q.dtype))
+    y, own = _read(call, config, interpret, first, pad(q), router, weights.astype(q.dtype))
     return y[:, :tokens], own[:tokens]

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
 from mc_jax.errors import InputError
+from mc_jax.kernels import reading
 from mc_jax.kernels.tiles import LANES, round_up
 
 SCALES = ("outputs", "inputs")
@@ -14,27 +15,13 @@ VMEM_SHARE = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
-class Call:
+class Call(reading.Call):
     """Static facts of one head's read.
 
     Attributes:
-      tokens: queries, padded to whole blocks.
-      length: queries without the padding.
-      memories: cached memories.
-      head_dim: width of a head, and so of what memories are scored with.
-      segment_len: tokens of a segment.
-      top_k: memories that a token reads; None for all that it sees.
-      routed: whether reads are weighted by scores.
       shape: of one memory, (out, in); None for head_dim by head_dim.
     """
 
-    tokens: int
-    length: int
-    memories: int
-    head_dim: int
-    segment_len: int
-    top_k: int | None
-    routed: bool
     shape: tuple[int, int] | None = None
 
     @property
@@ -140,20 +127,13 @@ def token_rows(call: Call, backward: bool) -> int:
     return inputs * call.width + outputs * call.out
 
 
-def reads(call: Call) -> int:
-    """Pairs of a token and a memory that it sees, for a sequence that starts here."""
-    return sum(
-        min(call.memories, segment) * min(call.segment_len, call.length - start)
-        for segment, start in enumerate(range(0, call.length, call.segment_len))
-    )
-
-
 def flops(call: Call, backward: bool = False) -> int:
     """Floating-point operations of the products that a head's read needs.
 
-    A read is one product of a matrix; going back takes two, for queries and memories.
+    A read is one product of a matrix, for every memory that a token sees; going back takes two,
+    for queries and memories.
     """
-    return (2 if backward else 1) * 2 * call.out * call.width * reads(call)
+    return (2 if backward else 1) * 2 * call.out * call.width * call.reads(call.memories)
 
 
 def hbm_bytes(call: Call, dtype: jnp.dtype, backward: bool = False) -> int:

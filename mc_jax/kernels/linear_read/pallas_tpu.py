@@ -9,7 +9,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
@@ -17,26 +16,17 @@ from mc_jax.kernels.block_gates import store_gates
 from mc_jax.kernels.chips import this_chip, vmem_limit
 from mc_jax.kernels.gates import Router
 from mc_jax.kernels.linear_read.config import Call, Config
+from mc_jax.kernels.reading import (
+    add_router_gradient,
+    last_stack,
+    of_stack,
+    prepared,
+    seen_by,
+)
 from mc_jax.kernels.tiles import contract, each_group, row
 from mc_jax.typing import Array
 
 F32 = jnp.float32
-
-
-def _seen(call: Call, config: Config, first: Array, block: Array) -> tuple[Array, Array]:
-    """How many memories each token of a block sees [1, tokens], and how many its last one."""
-    start, end = block * config.tokens, call.length - 1
-    # Padding sees what the last token sees.
-    place = jnp.minimum(start + lax.broadcasted_iota(jnp.int32, (1, config.tokens), 1), end)
-    last = jnp.minimum(start + config.tokens - 1, end)
-    segments = (first + lax.div(at, call.segment_len) for at in (place, last))
-    seen, most = (jnp.minimum(segment, call.memories) for segment in segments)
-    return seen, most
-
-
-def _of_stack(config: Config, seen: Array, stack: Array) -> Array:
-    """How many of the first `seen` memories lie in a stack."""
-    return jnp.clip(seen - stack * config.resident, 0, config.resident)
 
 
 def _group(config: Config) -> int:
@@ -49,11 +39,11 @@ def _forward_kernel(call: Call, config: Config, first, inputs, outputs, gates, t
     q_ref, router, w_ref = inputs
     y_ref, own_ref = outputs
     stack = pl.program_id(1)
-    seen, most = _seen(call, config, first[0], pl.program_id(0))
+    seen = seen_by(call, config.tokens, first[0], pl.program_id(0))
 
     @pl.when(stack == 0)
     def _() -> None:
-        store_gates(call.top_k, router, seen, most, own_ref, gates)
+        store_gates(call.top_k, router, seen.each, seen.most, own_ref, gates)
         total[...] = jnp.zeros_like(total)
 
     def add(start: Array, size: int) -> None:
@@ -70,7 +60,7 @@ def _forward_kernel(call: Call, config: Config, first, inputs, outputs, gates, t
             sums += g * read[i * call.out : (i + 1) * call.out]
         total[...] = sums
 
-    each_group(_of_stack(config, most, stack), _group(config), add)
+    each_group(of_stack(seen.most, stack, config.resident), _group(config), add)
 
     @pl.when(stack == pl.num_programs(1) - 1)
     def _() -> None:
@@ -84,8 +74,8 @@ def _backward_kernel(
     q_ref, router, w_ref, y_ref, dy_ref, down_ref = inputs
     dq_ref, drouter, dw_ref = outputs
     stack, block = pl.program_id(0), pl.program_id(1)
-    seen, most = _seen(call, config, first[0], block)
-    store_gates(call.top_k, router, seen, most, own_ref, gates)
+    seen = seen_by(call, config.tokens, first[0], block)
+    store_gates(call.top_k, router, seen.each, seen.most, own_ref, gates)
 
     @pl.when(block == 0)
     def _() -> None:
@@ -109,21 +99,14 @@ def _backward_kernel(
         grad = contract(jnp.concatenate(scaled, 0), q_ref[...], (1, 1))
         dw[pl.ds(start, size)] += grad.reshape(size, *dw.shape[1:])
 
-    here = _of_stack(config, most, stack)
-    each_group(here, _group(config), add)
+    each_group(of_stack(seen.most, stack, config.resident), _group(config), add)
     dq_ref[...] = dq[...].astype(dq_ref.dtype)
     if call.routed:
-        delta = jnp.sum(dy_ref[...].astype(F32) * y_ref[...].astype(F32), 0, keepdims=True)
-        own = own_ref[...]
-        delta += own * down_ref[...]
-        rows = pl.ds(pl.multiple_of(stack * config.resident, 8), config.resident)
-        # What nobody sees may hold anything.
-        visible = lax.broadcasted_iota(jnp.int32, (config.resident, 1), 0) < here
-        dlogits = jnp.where(visible, gates[rows] * (dgates[...] - delta), 0).astype(q_ref.dtype)
-        descriptors = jnp.where(visible, router.descriptors[rows], 0).astype(q_ref.dtype)
-        drouter.u[...] = contract(descriptors, dlogits, (0, 0)).astype(drouter.u.dtype)
-        drouter.online[...] = own * (down_ref[...] - delta)
-        ddescriptors[...] += contract(dlogits, router.u[...], (1, 1))
+        mixed = jnp.sum(dy_ref[...].astype(F32) * y_ref[...].astype(F32), 0, keepdims=True)
+        add_router_gradient(
+            *(stack, seen.most, router, own_ref[...], gates, dgates[...]),
+            *(down_ref[...], mixed, drouter, ddescriptors),
+        )
 
     @pl.when(block == pl.num_programs(1) - 1)
     def _() -> None:
@@ -132,26 +115,20 @@ def _backward_kernel(
             drouter.descriptors[...] = ddescriptors[...]
 
 
-def _with_lines(router: Router | None) -> Router | None:
-    """Logits of the online memory as a line of lanes."""
-    return router and router._replace(online=router.online[None])
-
-
 def forward(call: Call, config: Config, interpret: bool, first, q, router, weights) -> tuple:
     """Cached part of the outputs [out, tokens] and the online memory's gates [1, tokens]."""
     blocks, stacks = call.tokens // config.tokens, pl.cdiv(call.memories, config.resident)
+    rows = stacks * config.resident
 
-    def last_stack(i: Array, first) -> Array:
-        seen = first[0] + lax.div((i + 1) * config.tokens - 1, call.segment_len)
-        return lax.div(jnp.clip(seen, 1, call.memories) - 1, config.resident)
+    last = functools.partial(last_stack, call, config.tokens, config.resident)
 
-    def tokens(rows: int) -> pl.BlockSpec:
-        return pl.BlockSpec((rows, config.tokens), lambda i, s, _: (0, i))
+    def tokens(height: int) -> pl.BlockSpec:
+        return pl.BlockSpec((height, config.tokens), lambda i, s, _: (0, i))
 
-    whole = pl.BlockSpec((stacks * config.resident, call.head_dim), lambda i, s, _: (0, 0))
+    whole = pl.BlockSpec((rows, call.head_dim), lambda i, s, _: (0, 0))
     memories = pl.BlockSpec(
         (config.resident, call.out, call.width),
-        lambda i, s, first: (jnp.minimum(s, last_stack(i, first)), 0, 0),
+        lambda i, s, first: (jnp.minimum(s, last(first[0], i)), 0, 0),
     )
     scored = router and Router(tokens(call.head_dim), tokens(1), whole)
     return pl.pallas_call(
@@ -168,7 +145,7 @@ def forward(call: Call, config: Config, interpret: bool, first, q, router, weigh
             in_specs=[(tokens(call.width), scored, memories)],
             out_specs=((tokens(call.out), tokens(1)),),
             scratch_shapes=[
-                pltpu.VMEM((stacks * config.resident, config.tokens), F32),
+                pltpu.VMEM((rows, config.tokens), F32),
                 pltpu.VMEM((call.out, config.tokens), F32),
             ],
         ),
@@ -177,24 +154,25 @@ def forward(call: Call, config: Config, interpret: bool, first, q, router, weigh
         ),
         interpret=interpret,
         name="linear_read_forward",
-    )(first, (q, _with_lines(router), weights))[0]
+    )(first, (q, prepared(router, rows), weights))[0]
 
 
 def backward(call, config, interpret, first, q, router, weights, y, dy, down) -> tuple:
-    """Gradients of q, the weights and the router."""
+    """Gradients of q, the router and the weights; see `differentiable`."""
     blocks, stacks = call.tokens // config.tokens, pl.cdiv(call.memories, config.resident)
+    rows = stacks * config.resident
 
-    def tokens(rows: int) -> pl.BlockSpec:
-        return pl.BlockSpec((rows, config.tokens), lambda s, i, _: (0, i))
+    def tokens(height: int) -> pl.BlockSpec:
+        return pl.BlockSpec((height, config.tokens), lambda s, i, _: (0, i))
 
-    def parts(rows: int) -> pl.BlockSpec:
-        return pl.BlockSpec((None, rows, config.tokens), lambda s, i, _: (s, 0, i))
+    def parts(height: int) -> pl.BlockSpec:
+        return pl.BlockSpec((None, height, config.tokens), lambda s, i, _: (s, 0, i))
 
-    def partial(rows: int) -> jax.ShapeDtypeStruct:
+    def partial(height: int) -> jax.ShapeDtypeStruct:
         kind = q.dtype if stacks == 1 else F32
-        return jax.ShapeDtypeStruct((stacks, rows, call.tokens), kind)
+        return jax.ShapeDtypeStruct((stacks, height, call.tokens), kind)
 
-    whole = pl.BlockSpec((stacks * config.resident, call.head_dim), lambda s, i, _: (0, 0))
+    whole = pl.BlockSpec((rows, call.head_dim), lambda s, i, _: (0, 0))
     some = pl.BlockSpec((config.resident, call.head_dim), lambda s, i, _: (s, 0))
     stack = (config.resident, call.out, call.width)
     memories = pl.BlockSpec(stack, lambda s, i, _: (s, 0, 0))
@@ -203,7 +181,7 @@ def backward(call, config, interpret, first, q, router, weights, y, dy, down) ->
     router_grad = router and Router(
         partial(call.head_dim),
         jax.ShapeDtypeStruct((1, call.tokens), F32),
-        jax.ShapeDtypeStruct(router.descriptors.shape, F32),
+        jax.ShapeDtypeStruct((rows, call.head_dim), F32),
     )
     output = tokens(call.out)
     return pl.pallas_call(
@@ -227,7 +205,7 @@ def backward(call, config, interpret, first, q, router, weights, y, dy, down) ->
             out_specs=((parts(call.width), scored_grad, memories),),
             scratch_shapes=[
                 pltpu.VMEM((1, config.tokens), F32),
-                pltpu.VMEM((stacks * config.resident, config.tokens), F32),
+                pltpu.VMEM((rows, config.tokens), F32),
                 pltpu.VMEM((config.resident, config.tokens), F32),
                 pltpu.VMEM((call.width, config.tokens), F32),
                 pltpu.VMEM(stack, F32),
@@ -239,4 +217,4 @@ def backward(call, config, interpret, first, q, router, weights, y, dy, down) ->
         ),
         interpret=interpret,
         name="linear_read_backward",
-    )(first, (q, _with_lines(router), weights, y, dy, down))[0]
+    )(first, (q, prepared(router, rows), weights, y, dy, down))[0]

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 from mc_jax.kernels.deep_read import Config, deep_read
 from mc_jax.kernels.gates import Router
 from mc_jax.memory.network import MlpWeights
-from tests.compiling import quick_jit
+from tests.kernels.reads import TOLERANCE, assert_close, with_gradients
 
-TOLERANCE = {jnp.float32: 2e-5, jnp.bfloat16: 1e-2}
 # Small blocks, so that every loop of the kernels runs.
 SMALL = Config(tokens=256, part=128, resident=8, resident_backward=8, group=2)
 
@@ -62,27 +61,8 @@ def inputs(case: Case, seed: int = 0):
 
 def outputs_and_gradients(case: Case, implementation: str, args, cotangents) -> dict:
     config = case.config if implementation == "pallas_interpret" else None
-
-    def read(q, weights, router):
-        y, own = deep_read(
-            q, weights, router, implementation=implementation, config=config, **case.options
-        )
-        return y.astype(jnp.float32), own
-
-    def run(*args):
-        outputs, back = jax.vjp(read, *args)
-        return {"outputs": outputs, "gradients": back(cotangents)}
-
-    return quick_jit(run)(*args)
-
-
-def assert_close(actual, expected, tolerance: float) -> None:
-    """Every leaf within `tolerance` of the largest element of the expected one."""
-    found = jax.tree.leaves_with_path(actual)
-    for (path, x), y in zip(found, jax.tree.leaves(expected), strict=True):
-        x, y = x.astype(jnp.float32), y.astype(jnp.float32)
-        error = jnp.max(jnp.abs(x - y)) / jnp.maximum(jnp.max(jnp.abs(y)), 1e-6)
-        assert error <= tolerance, f"{jax.tree_util.keystr(path)}: {error:.1e}"
+    chosen = {"implementation": implementation, "config": config}
+    return with_gradients(deep_read, args, cotangents, **chosen, **case.options)
 
 
 def assert_equals_the_reference(case: Case, implementation: str) -> None:

@@ -24,7 +24,7 @@ CASES = {
     "ssc of more than there are": Case(top_k=20),
     "chosen blocks": Case(config=None),
     "one part to a block": Case(config=Config(128, 128, 9, 8, 1)),
-    "all resident, then stacks": Case(config=Config(256, 256, 9, 8, 3)),
+    "all resident, then stacks": Case(config=Config(256, 256, 9, 8, 4)),
     "stacks, then all resident": Case(config=Config(384, 128, 8, 9, 2), segment_len=20),
     "by columns": Case(
         tokens=400, memories=20, segment_len=20, top_k=2, hidden=256, config=COLUMNS

@@ -12,7 +12,8 @@ from mc_jax.kernels.deep_read import Config, deep_read, unsupported
 from mc_jax.kernels.deep_read.config import Call
 from mc_jax.kernels.gates import Scores
 from mc_jax.memory.network import MlpNetwork, linear_of
-from tests.kernels.deep_read.cases import SMALL, Case, assert_close, inputs, outputs_and_gradients
+from tests.kernels.deep_read.cases import SMALL, Case, inputs, outputs_and_gradients
+from tests.kernels.reads import assert_close, heads_and_sequences
 
 
 @pytest.mark.parametrize("top_k", [None, 2])
@@ -87,6 +88,31 @@ def test_what_nobody_sees_may_hold_anything(implementation, slots):
     assert_close(poisoned, clean, 1e-6)
 
 
+def test_parts_that_do_not_see_a_memory_do_not_read_it():
+    """A gate of 0 would not keep NaN away."""
+    case = Case(tokens=256, memories=1, segment_len=128)
+    (q, weights, router), cotangents = inputs(case)
+    weights = jax.tree.map(lambda w: jnp.full_like(w, jnp.nan), weights)
+    found = outputs_and_gradients(case, "pallas_interpret", (q, weights, router), cotangents)
+    for x in (found["outputs"][0], found["gradients"][0]):
+        assert bool(jnp.all(jnp.isfinite(x[:, :128])))
+        assert bool(jnp.all(jnp.isnan(x[:, 128:])))
+
+
+@pytest.mark.parametrize("slots", [None, 128])
+def test_columns_leave_out_what_nobody_selects(slots):
+    """Without columns memories with gates of 0 are read; a pair is read together."""
+    config = dataclasses.replace(SMALL, slots=slots, slots_backward=slots)
+    case = Case(tokens=96, memories=10, segment_len=8, top_k=2, hidden=512, first_segment=10)
+    case = dataclasses.replace(case, config=config)
+    (q, weights, router), cotangents = inputs(case)
+    router = router._replace(u=jnp.abs(router.u), descriptors=router.descriptors.at[4:6].set(-20))
+    weights = jax.tree.map(lambda w: w.at[4:6].set(jnp.nan), weights)
+    found = outputs_and_gradients(case, "pallas_interpret", (q, weights, router), cotangents)
+    for x in (found["outputs"][0], found["gradients"][0]):
+        assert bool(jnp.all(jnp.isfinite(x))) == (slots is not None)
+
+
 def test_the_first_segment_may_be_traced():
     case = Case(head_dim=16, tokens=64, memories=12, segment_len=16, top_k=3)
     (q, weights, router), cotangents = inputs(case)
@@ -112,10 +138,7 @@ def test_the_first_segment_may_be_traced():
 
 def test_heads_and_sequences_by_vmap():
     case = Case(head_dim=16, tokens=64, memories=4, segment_len=16)
-    many = jax.tree.map(
-        lambda *x: jnp.stack(x).reshape(2, 3, *x[0].shape),
-        *(inputs(case, seed)[0] for seed in range(6)),
-    )
+    many = heads_and_sequences(lambda seed: inputs(case, seed)[0])
 
     def run(implementation):
         def loss(*args):

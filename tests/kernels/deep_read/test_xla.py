@@ -5,7 +5,8 @@ import pytest
 
 from mc_jax.kernels.deep_read import deep_read
 from mc_jax.kernels.gates import Scores, cached_logits
-from tests.kernels.deep_read.cases import Case, assert_close, assert_equals_the_reference, inputs
+from tests.kernels.deep_read.cases import Case, assert_equals_the_reference, inputs
+from tests.kernels.reads import assert_close
 
 CASES = {
     "grm": Case(),

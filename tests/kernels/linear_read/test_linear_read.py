@@ -9,10 +9,8 @@ import pytest
 from mc_jax.errors import InputError
 from mc_jax.kernels.gates import Router, Scores
 from mc_jax.kernels.linear_read import Config, linear_read
-from tests.compiling import quick_jit
+from tests.kernels.reads import TOLERANCE, assert_close, heads_and_sequences, with_gradients
 from tests.kernels.tpu import compile_for, needs_libtpu
-
-TOLERANCE = {jnp.float32: 2e-5, jnp.bfloat16: 1e-2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,27 +96,8 @@ def inputs(case: Case, seed: int = 0):
 
 def outputs_and_gradients(case: Case, implementation: str, args, cotangents) -> dict:
     config = case.config if implementation == "pallas_interpret" else None
-
-    def read(q, w, router):
-        y, own = linear_read(
-            q, w, router, implementation=implementation, config=config, **case.options
-        )
-        return y.astype(jnp.float32), own
-
-    def run(*args):
-        outputs, back = jax.vjp(read, *args)
-        return {"outputs": outputs, "gradients": back(cotangents)}
-
-    return quick_jit(run)(*args)
-
-
-def assert_close(actual, expected, tolerance: float) -> None:
-    """Every leaf within `tolerance` of the largest element of the expected one."""
-    found = jax.tree.leaves_with_path(actual)
-    for (path, x), y in zip(found, jax.tree.leaves(expected), strict=True):
-        x, y = x.astype(jnp.float32), y.astype(jnp.float32)
-        error = jnp.max(jnp.abs(x - y)) / jnp.maximum(jnp.max(jnp.abs(y)), 1e-6)
-        assert error <= tolerance, f"{jax.tree_util.keystr(path)}: {error:.1e}"
+    chosen = {"implementation": implementation, "config": config}
+    return with_gradients(linear_read, args, cotangents, **chosen, **case.options)
 
 
 @pytest.mark.parametrize("implementation", ["xla", "pallas_interpret"])
@@ -207,10 +186,7 @@ def test_the_first_segment_may_be_traced():
 
 def test_heads_and_sequences_by_vmap():
     case = Case(tokens=64, memories=4, segment_len=16)
-    many = jax.tree.map(
-        lambda *x: jnp.stack(x).reshape(2, 3, *x[0].shape),
-        *(inputs(case, seed)[0] for seed in range(6)),
-    )
+    many = heads_and_sequences(lambda seed: inputs(case, seed)[0])
 
     def run(implementation):
         def read(q, w, router):

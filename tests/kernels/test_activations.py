@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mc_jax.kernels.deep_write.activations import ACTIVATIONS, value_and_slope
+from mc_jax.kernels.activations import ACTIVATIONS, value_and_slope
 from mc_jax.memory import network
 
 

@@ -1,4 +1,4 @@
-"""Which implementation a read runs on."""
+"""Which implementation of an op runs."""
 
 from collections.abc import Callable
 from typing import Any
