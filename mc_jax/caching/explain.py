@@ -2,18 +2,20 @@
 
 import jax.numpy as jnp
 
-from mc_jax.caching.kernels import no_read_kernel, no_write_kernel
-from mc_jax.caching.options import Options
-from mc_jax.kernels.chips import this_chip
-from mc_jax.kernels.linear_read.config import (
-    Call,
-    default_config,
-    flops,
-    hbm_bytes,
-    vmem_bytes,
+from mc_jax.caching.kernels import (
+    deep_read_call,
+    deep_write_call,
+    no_read_kernel,
+    no_write_kernel,
 )
-from mc_jax.kernels.tiles import round_up
+from mc_jax.caching.options import Options
+from mc_jax.errors import InputError
+from mc_jax.kernels.chips import this_chip
+from mc_jax.kernels.deep_read import config as deep_read
+from mc_jax.kernels.deep_write import config as deep_write
+from mc_jax.kernels.linear_read import config as linear_read
 from mc_jax.memory import get_rule
+from mc_jax.memory.network import ACTIVATIONS, MEM_NORMS
 
 
 def explain(
@@ -31,6 +33,8 @@ def explain(
     top_k: int = 4,
     chunk_len: int = 64,
     expansion: int = 4,
+    mem_norm: str = "layer",
+    activation: str = "gelu",
     dtype: str = "bfloat16",
 ) -> str:
     """What `mc_jax.memory_caching` would run on here for a fresh sequence, as a text to print.
@@ -49,25 +53,48 @@ def explain(
       top_k: cached memories that ssc selects.
       chunk_len: tokens of a chunk.
       expansion: hidden width of an MLP memory over `head_dim`.
+      mem_norm: norm of an MLP memory.
+      activation: activation of an MLP memory.
       dtype: type of queries, keys and values.
 
     Raises:
       InputError: an option that is not allowed.
     """
     options = Options(aggregation, segment_len, segmentation, write_mode, gate, top_k, chunk_len)
-    the_rule, kind = get_rule(rule), jnp.dtype(dtype)
-    hidden = None if the_rule.network.is_linear else expansion * head_dim
+    for field, value, allowed in (
+        ("mem_norm", mem_norm, MEM_NORMS),
+        ("activation", activation, tuple(ACTIVATIONS)),
+    ):
+        if value not in allowed:
+            raise InputError(field, value, " | ".join(allowed))
+    the_rule, kind = get_rule(rule, mem_norm=mem_norm, activation=activation), jnp.dtype(dtype)
+    hidden, all_heads = expansion * head_dim, heads * batch
+    deep, memories = not the_rule.network.is_linear, (length - 1) // segment_len
     unwritten = no_write_kernel(options, the_rule, head_dim, hidden, kind)
-    reason = no_read_kernel(options, the_rule, head_dim, hidden, kind)
-    reader = "linear_read" if hidden is None or aggregation == "soup" else "deep_read"
+    unread = no_read_kernel(options, the_rule, head_dim, hidden, kind)
     lines = [
         f"write  {rule}, {write_mode}: {_runs_on(unwritten, 'deep_write')}; "
-        f"{-(-length // chunk_len)} chunks of {chunk_len}",
-        f"read   {aggregation}: {_runs_on(reason, reader)}",
+        f"{-(-length // chunk_len)} chunks of {chunk_len}"
     ]
-    memories = (length - 1) // segment_len
-    if options.caches and memories and the_rule.network.is_linear:
-        lines += _read_costs(options, length, memories, heads * batch, head_dim, kind, not reason)
+    if deep:
+        write = deep_write_call(options, the_rule, all_heads, length, head_dim, hidden, kind)
+        lines += _write_costs(write, not unwritten)
+    reader = "deep_read" if deep and aggregation != "soup" else "linear_read"
+    lines.append(f"read   {aggregation}: {_runs_on(unread, reader)}")
+    if not options.caches or not memories or options.segmentation != "constant":
+        return "\n".join(lines)
+    lines.append(f"       {memories} cached memories a head")
+    if reader == "deep_read":
+        read = deep_read_call(options, the_rule, length, memories, head_dim, hidden, kind)
+        lines += _deep_read_costs(read, all_heads, not unread)
+    else:
+        shapes = [(hidden, head_dim), (head_dim, hidden)] if deep else [(head_dim, head_dim)]
+        for shape in shapes:
+            call = linear_read.Call(
+                *(length, length, memories, head_dim, segment_len),
+                *(options.selected, options.routed, shape),
+            )
+            lines += _linear_read_costs(call, all_heads, kind, not unread)
     return "\n".join(lines)
 
 
@@ -75,28 +102,49 @@ def _runs_on(reason: str | None, kernel: str) -> str:
     return f"xla, since {reason}" if reason else f"pallas ({kernel})"
 
 
-def _read_costs(
-    options: Options,
-    length: int,
-    memories: int,
-    heads: int,
-    head_dim: int,
-    dtype: jnp.dtype,
-    kernel: bool,
-) -> list[str]:
-    config = default_config(length, memories, head_dim, dtype, this_chip())
-    tokens = round_up(length, config.tokens)
-    call = Call(
-        tokens, length, memories, head_dim, options.segment_len, options.selected, options.routed
+def _write_costs(call: deep_write.Call, on_kernel: bool) -> list[str]:
+    config = deep_write.default_config(call, this_chip())
+    if config is None:
+        return []
+    forward, backward = (
+        cost(call, config) for cost in (deep_write.forward_cost, deep_write.backward_cost)
     )
-    lines = []
-    if options.segmentation == "constant":
-        costs = [
-            f"{name} {heads * flops(call, back) / 1e9:.3g} GFLOP and "
-            f"{heads * hbm_bytes(call, dtype, back) / 1e6:.3g} MB"
-            for name, back in (("forward", False), ("backward", True))
-        ]
-        lines.append(f"       {memories} cached memories a head: " + ", ".join(costs))
-    if kernel:
-        lines.append(f"       {config}, {vmem_bytes(call, config, dtype) / 2**20:.3g} MiB of VMEM")
-    return lines
+    lines = [_moved(*forward[:2], *backward[:2])]
+    return [*lines, _blocks(config, backward.vmem_bytes)] if on_kernel else lines
+
+
+def _deep_read_costs(call: deep_read.Call, heads: int, on_kernel: bool) -> list[str]:
+    config = deep_read.default_config(call, this_chip())
+    if config is None:
+        return []
+    forward, backward = (
+        cost(call, config) for cost in (deep_read.forward_cost, deep_read.backward_cost)
+    )
+    lines = [_moved(*(heads * x for x in (*forward[:2], *backward[:2])))]
+    return [*lines, _blocks(config, backward.vmem_bytes)] if on_kernel else lines
+
+
+def _linear_read_costs(
+    call: linear_read.Call, heads: int, dtype: jnp.dtype, on_kernel: bool
+) -> list[str]:
+    facts = call.length, call.memories, call.head_dim, dtype, this_chip(), call.shape
+    config = linear_read.default_config(*facts)
+    costs = [
+        heads * cost
+        for back in (False, True)
+        for cost in (linear_read.flops(call, back), linear_read.hbm_bytes(call, dtype, back))
+    ]
+    lines = [_moved(*costs)]
+    vmem = linear_read.vmem_bytes(call, config, dtype)
+    return [*lines, _blocks(config, vmem)] if on_kernel else lines
+
+
+def _moved(flops: int, moved: int, flops_back: int, moved_back: int) -> str:
+    return (
+        f"       forward {flops / 1e9:.3g} GFLOP and {moved / 1e6:.3g} MB, "
+        f"backward {flops_back / 1e9:.3g} GFLOP and {moved_back / 1e6:.3g} MB"
+    )
+
+
+def _blocks(config: object, vmem: int) -> str:
+    return f"       {config}, {vmem / 2**20:.3g} MiB of VMEM"

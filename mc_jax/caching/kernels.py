@@ -9,6 +9,7 @@ from mc_jax.caching.cache import uses_streams
 from mc_jax.caching.options import Options
 from mc_jax.errors import InputError
 from mc_jax.kernels import deep_read, deep_write, linear_read
+from mc_jax.kernels.tiles import round_up
 from mc_jax.memory.deep import DeepRule, TitansGates
 from mc_jax.memory.network import DeepParams, accumulator
 from mc_jax.memory.rule import Rule
@@ -48,20 +49,7 @@ def no_read_kernel(
             for shape in ((hidden, head_dim), (head_dim, hidden))
         )
         return next(filter(None, reasons), None)
-    assert isinstance(rule, DeepRule)
-    call = deep_read.Call(
-        tokens=options.segment_len,
-        length=options.segment_len,
-        memories=1,
-        head_dim=head_dim,
-        hidden=hidden,
-        segment_len=options.segment_len,
-        top_k=options.selected,
-        routed=options.gated,
-        activation=rule.network.activation,
-        layer_norm=rule.network.mem_norm == "layer",
-        dtype=jnp.dtype(dtype),
-    )
+    call = deep_read_call(options, rule, options.segment_len, 1, head_dim, hidden, dtype)
     return deep_read.unsupported(call, by_position, any_device)
 
 
@@ -88,12 +76,53 @@ def no_write_kernel(
         return reason
     assert isinstance(rule, DeepRule)
     assert hidden is not None
-    call = deep_write.Call(
-        heads=1,
-        length=options.block_len,
+    call = deep_write_call(options, rule, 1, options.block_len, head_dim, hidden, dtype)
+    return deep_write.unsupported(rule, call, any_device)
+
+
+def deep_read_call(
+    options: Options,
+    rule: Rule,
+    length: int,
+    memories: int,
+    head_dim: int,
+    hidden: int,
+    dtype: jnp.dtype,
+) -> deep_read.Call:
+    """Facts of one head's read of MLP memories, by a fresh sequence."""
+    assert isinstance(rule, DeepRule)
+    return deep_read.Call(
+        tokens=length,
+        length=length,
+        memories=memories,
+        head_dim=head_dim,
+        segment_len=options.segment_len,
+        top_k=options.selected,
+        routed=options.gated,
+        hidden=hidden,
+        activation=rule.network.activation,
+        layer_norm=rule.network.mem_norm == "layer",
+        dtype=jnp.dtype(dtype),
+    )
+
+
+def deep_write_call(
+    options: Options,
+    rule: Rule,
+    heads: int,
+    length: int,
+    head_dim: int,
+    hidden: int,
+    dtype: jnp.dtype,
+) -> deep_write.Call:
+    """Facts of the write of a fresh sequence into MLP memories."""
+    assert isinstance(rule, DeepRule)
+    return deep_write.Call(
+        heads=heads,
+        length=length,
         head_dim=head_dim,
         hidden=hidden,
-        segment_len=options.block_len,
+        segment_len=written_segment(options, length),
         chunk_len=options.chunk_len,
         independent=options.resets,
         titans=rule.gates_type is TitansGates,
@@ -102,7 +131,11 @@ def no_write_kernel(
         dtype=jnp.dtype(dtype),
         ends_dtype=accumulator(dtype),
     )
-    return deep_write.unsupported(rule, call, any_device)
+
+
+def written_segment(options: Options, length: int) -> int:
+    """Tokens between two ends that a write gives; without caching one, which nobody reads."""
+    return options.segment_len if options.caches else round_up(length, options.chunk_len)
 
 
 def _xla_writes(options: Options, rule: Rule) -> str | None:
@@ -183,8 +216,6 @@ def write_on_kernel(
 
     steps = rule.prepare(gates, jnp.ones(gates.eta.shape, bool), accumulator(k.dtype))
     q, k, v, steps = jax.tree.map(heads_first, (q, k, v, steps))
-    # Without caching there is one segment, whose end nobody reads.
-    whole = -(-length // options.chunk_len) * options.chunk_len
     written = deep_write.deep_write(
         rule,
         jax.tree.map(for_batch, params),
@@ -192,7 +223,7 @@ def write_on_kernel(
         k,
         v,
         steps,
-        segment_len=options.segment_len if options.caches else whole,
+        segment_len=written_segment(options, length),
         chunk_len=options.chunk_len,
         write_mode="independent" if options.resets else "checkpoint",
         implementation=kernel or "pallas",

@@ -87,9 +87,16 @@ def test_without_a_tpu_the_kernels_are_refused():
 def test_explain_says_what_runs_and_what_it_costs():
     text = mc_jax.explain(16384, heads=8, head_dim=128)
     assert "xla, since the kernel runs on a TPU" in text
-    assert "63 cached memories a head: forward 135 GFLOP" in text
+    assert "63 cached memories a head" in text
+    # 63 * 64 / 2 pairs of a segment and a memory, 256 tokens, 2 * 128^2 FLOPs, 8 heads.
+    assert "forward 135 GFLOP" in text
+    text = mc_jax.explain(16384, rule="titans", heads=8, head_dim=128)
+    assert text.count("xla, since the kernel runs on a TPU") == 2
+    assert "forward 1.08e+03 GFLOP" in text  # 8 times as many for each pair
     text = mc_jax.explain(512, rule="dla", heads=2, head_dim=64, segmentation="logarithmic")
     assert "xla, since logarithmic segments" in text
+    with pytest.raises(InputError, match="mem_norm"):
+        mc_jax.explain(512, rule="dla", heads=2, head_dim=64, mem_norm="batch")
 
 
 @needs_libtpu
