@@ -54,8 +54,16 @@ def test_outputs_cache_and_gradients(case):
     close(run("pallas_interpret"), run("xla"), 3e-5 if case.rule in ("linear", "swla") else 3e-4)
 
 
-def test_a_sequence_goes_on_from_its_cache():
-    case = Case("linear", "ssc", segment_len=12)
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("linear", "ssc", segment_len=12),
+        Case("titans", "grm", segment_len=32, chunk_len=16, mem_norm="none"),
+    ],
+    ids=str,
+)
+def test_a_sequence_goes_on_from_its_cache(case):
+    """In the middle of a segment and of a chunk."""
     inputs = inputs_of(case)
     whole, _ = call(case, inputs, implementation="xla")
     kernel = {"implementation": "pallas_interpret"}
