@@ -14,7 +14,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from mc_jax.kernels.gates import Router
-from mc_jax.kernels.tiles import contract
+from mc_jax.kernels.tiles import contract, round_up
 from mc_jax.typing import Array
 
 F32 = jnp.float32
@@ -185,6 +185,49 @@ def differentiable(forward: Callable, backward: Callable) -> Callable:
 
     read.defvjp(read_forward, read_backward)
     return read
+
+
+def read_in_blocks(
+    read: Callable,
+    call: Call,
+    config: Any,
+    interpret: bool,
+    first_segment: Array | int,
+    q: Array,
+    router: Router | None,
+    weights: Any,
+) -> tuple[Array, Array]:
+    """Pad a call's tokens to whole blocks, and read memories in the type of the queries.
+
+    Args:
+      read: what `differentiable` returned.
+      call: the call, whatever its padded `tokens`.
+      config: its blocks, of `config.tokens`.
+      interpret: run the kernel's steps on any device.
+      first_segment: segment of the first token.
+      q: queries [in, length].
+      router: what memories are scored with.
+      weights: cached memories.
+
+    Returns:
+      Outputs [out, length] and the online memory's gates [length].
+    """
+    tokens = round_up(call.length, config.tokens)
+
+    def pad(x: Array) -> Array:
+        return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, tokens - call.length)])
+
+    if router is not None:
+        router = Router(
+            pad(router.u.astype(q.dtype)),
+            pad(router.online.astype(F32)),
+            router.descriptors.astype(F32),
+        )
+    weights = jax.tree.map(lambda w: w.astype(q.dtype), weights)
+    first = jnp.asarray(first_segment, jnp.int32).reshape(1)
+    call = dataclasses.replace(call, tokens=tokens)
+    y, own = read(call, config, interpret, first, pad(q), router, weights)
+    return y[:, : call.length], own[: call.length]
 
 
 def _total(parts: Array, like: Array) -> Array:

@@ -1,8 +1,5 @@
 """The read of MLP memories: one op, three implementations."""
 
-import dataclasses
-
-import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
@@ -15,8 +12,7 @@ from mc_jax.kernels.deep_read.forward import forward
 from mc_jax.kernels.deep_read.reference import reference
 from mc_jax.kernels.deep_read.xla import xla
 from mc_jax.kernels.gates import Router, Scores
-from mc_jax.kernels.reading import differentiable
-from mc_jax.kernels.tiles import round_up
+from mc_jax.kernels.reading import differentiable, read_in_blocks
 from mc_jax.memory.network import MlpNetwork, MlpWeights
 from mc_jax.typing import Array, Float, Int
 
@@ -71,8 +67,11 @@ def deep_read(
         form = xla if implementation == "xla" else reference
         network = MlpNetwork(activation, mem_norm)
         return form(q, weights, router, network, segment_len, first_segment, top_k)
+    config = config or default_config(call, this_chip())
+    assert config is not None
+    config.check(call)
     interpret = implementation == "pallas_interpret"
-    return _pallas(call, q, weights, router, first_segment, config, interpret)
+    return read_in_blocks(_read, call, config, interpret, first_segment, q, router, weights)
 
 
 def unsupported(call: Call, scores: bool = False, any_device: bool = False) -> str | None:
@@ -125,32 +124,3 @@ def call_of(
         layer_norm=mem_norm == "layer",
         dtype=jnp.dtype(q.dtype),
     )
-
-
-def _pallas(
-    call: Call,
-    q: Array,
-    weights: MlpWeights,
-    router: Router | None,
-    first_segment: Int[Array, ""] | int,
-    config: Config | None,
-    interpret: bool,
-) -> tuple[Array, Array]:
-    """Pad tokens to whole blocks and run the kernel."""
-    config = config or default_config(call, this_chip())
-    config.check(call)
-    call = dataclasses.replace(call, tokens=round_up(call.length, config.tokens))
-
-    def pad(x: Array) -> Array:
-        return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, call.tokens - call.length)])
-
-    if router is not None:
-        router = Router(
-            pad(router.u.astype(q.dtype)),
-            pad(router.online.astype(jnp.float32)),
-            router.descriptors.astype(jnp.float32),
-        )
-    weights = jax.tree.map(lambda w: w.astype(q.dtype), weights)
-    first = jnp.asarray(first_segment, jnp.int32).reshape(1)
-    y, own = _read(call, config, interpret, first, pad(q), router, weights)
-    return y[:, : call.length], own[: call.length]

@@ -10,8 +10,7 @@ from mc_jax.kernels.linear_read import pallas_tpu
 from mc_jax.kernels.linear_read.config import Call, Config, default_config
 from mc_jax.kernels.linear_read.reference import reference
 from mc_jax.kernels.linear_read.xla import xla
-from mc_jax.kernels.reading import differentiable
-from mc_jax.kernels.tiles import round_up
+from mc_jax.kernels.reading import differentiable, read_in_blocks
 from mc_jax.typing import Array, Float, Int
 
 _read = differentiable(pallas_tpu.forward, pallas_tpu.backward)
@@ -59,8 +58,18 @@ def linear_read(
     if implementation in ("reference", "xla"):
         form = xla if implementation == "xla" else reference
         return form(q, weights, router, segment_len, first_segment, top_k)
+    assert not isinstance(router, Scores)  # refused above
+    (memories, out, width), tokens = weights.shape, q.shape[1]
+    head_dim = width if router is None else router.u.shape[0]
+    call = Call(
+        *(tokens, tokens, memories, head_dim, segment_len, top_k, router is not None, (out, width))
+    )
+    config = config or default_config(
+        tokens, memories, head_dim, q.dtype, this_chip(), (out, width)
+    )
+    config.check(memories)
     interpret = implementation == "pallas_interpret"
-    return _pallas(q, weights, router, segment_len, first_segment, top_k, config, interpret)
+    return read_in_blocks(_read, call, config, interpret, first_segment, q, router, weights)
 
 
 def unsupported(
@@ -83,40 +92,3 @@ def unsupported(
     if scores:
         return "the kernel computes scores from descriptors; it takes no scores by position"
     return None
-
-
-def _pallas(
-    q: Array,
-    weights: Array,
-    router: Router | None,
-    segment_len: int,
-    first_segment: Int[Array, ""] | int,
-    top_k: int | None,
-    config: Config | None,
-    interpret: bool,
-) -> tuple[Array, Array]:
-    """Pad tokens to whole blocks and run the kernel."""
-    tokens, (memories, *shape) = q.shape[1], weights.shape
-    head_dim = q.shape[0] if router is None else router.u.shape[0]
-    out, width = shape
-    config = config or default_config(
-        tokens, memories, head_dim, q.dtype, this_chip(), (out, width)
-    )
-    config.check(memories)
-    padded = round_up(tokens, config.tokens)
-
-    def pad(x: Array) -> Array:
-        return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, padded - tokens)])
-
-    if router is not None:
-        router = Router(
-            pad(router.u.astype(q.dtype)),
-            pad(router.online.astype(jnp.float32)),
-            router.descriptors.astype(jnp.float32),
-        )
-    call = Call(
-        padded, tokens, memories, head_dim, segment_len, top_k, router is not None, (out, width)
-    )
-    first = jnp.asarray(first_segment, jnp.int32).reshape(1)
-    y, own = _read(call, config, interpret, first, pad(q), router, weights.astype(q.dtype))
-    return y[:, :tokens], own[:tokens]
