@@ -13,7 +13,7 @@ import jax
 # What mallopt sets, by the names of glibc's malloc.h, and to what.
 _SETTINGS = {
     -4: 0,  # M_MMAP_MAX: no piece of memory is the kernel's to take back alone
-    -1: 2**31 - 1,  # M_TRIM_THRESHOLD, bytes free at the end of the heap
+    -1: -1,  # M_TRIM_THRESHOLD: however much is free at the end of the heap, it is kept
     -2: 2**26,  # M_TOP_PAD, bytes asked for beyond what is needed
 }
 

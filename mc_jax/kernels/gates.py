@@ -90,10 +90,25 @@ def read_gates(
     dtype = jnp.promote_types(dtype, jnp.float32)
     if router is None:
         return jnp.ones(visible.shape[1], dtype), visible.astype(dtype)
-    logits = router.cached if isinstance(router, Scores) else cached_logits(router)
-    return softmax_gates(router.online, logits, visible, top_k)
+    return softmax_gates(router.online, cached_logits(router), visible, top_k)
 
 
-def cached_logits(router: Router) -> Float[Array, "memories tokens"]:
-    """`<u_t, descriptor_i>`, in the type of the descriptors."""
+def selected_gates(
+    router: Router | Scores, visible: Bool[Array, "memories tokens"], top_k: int
+) -> tuple[Float[Array, " tokens"], Float[Array, "top_k tokens"], Int[Array, "top_k tokens"]]:
+    """Weights of the online memory and of the `top_k` best cached ones, and which these are.
+
+    The weights are those of `softmax_gates`. A token that sees fewer has weight 0 for the rest,
+    and memory number `memories`.
+    """
+    logits = jnp.where(visible, cached_logits(router), -jnp.inf)
+    best, memory = lax.top_k(logits.T, top_k)
+    weights = jax.nn.softmax(jnp.concatenate([router.online[None], best.T]), 0)
+    return weights[0], weights[1:], jnp.where(best > -jnp.inf, memory, visible.shape[0]).T
+
+
+def cached_logits(router: Router | Scores) -> Float[Array, "memories tokens"]:
+    """`<u_t, descriptor_i>`, in the type of the descriptors, or the logits that are given."""
+    if isinstance(router, Scores):
+        return router.cached
     return router.descriptors @ router.u.astype(router.descriptors.dtype)

@@ -41,14 +41,18 @@ class CausalConv(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch *channels length"]) -> Array:
-        """Mix each channel over its last `width` tokens."""
-        shape = (self.width, *x.shape[1:-1])
-        kernel = self.param("kernel", nn.initializers.normal(self.width**-0.5), shape)
+    def __call__(self, x: Float[Array, "batch blocks *channels block_len"]) -> Array:
+        """Mix each channel over its last `width` tokens, also those of the block before."""
+        before, block_len = self.width - 1, x.shape[-1]
+        if x.shape[1] > 1 and before > block_len:
+            raise ValueError(f"width {self.width} reaches further back than blocks of {block_len}")
+        kernel_shape = (self.width, *x.shape[2:-1])
+        kernel = self.param("kernel", nn.initializers.normal(self.width**-0.5), kernel_shape)
         kernel = kernel[..., None].astype(x.dtype)
-        length = x.shape[-1]
-        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(self.width - 1, 0)])
-        return sum(w * x[..., i : i + length] for i, w in enumerate(kernel[::-1]))
+        ends = x[:, :-1, ..., block_len - before :]
+        first = jnp.zeros((x.shape[0], 1, *x.shape[2:-1], before), x.dtype)
+        x = jnp.concatenate([jnp.concatenate([first, ends], 1), x], -1)
+        return sum(w * x[..., i : i + block_len] for i, w in enumerate(kernel[::-1]))
 
 
 class SwiGLU(nn.Module):

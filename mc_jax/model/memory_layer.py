@@ -10,6 +10,7 @@ from mc_jax.memory import DeepParams, NormParams
 from mc_jax.model.config import ModelConfig
 from mc_jax.model.gates import RuleGates
 from mc_jax.model.layers import CausalConv, output_projection, projection, unit
+from mc_jax.model.token_blocks import tokens_first, tokens_last
 from mc_jax.typing import Array, Float
 
 
@@ -37,10 +38,10 @@ class MemoryLayer(nn.Module):
         config, memory = self.config, self.config.memory
         heads = (config.num_heads, config.head_dim)
         # Tokens last until the core, which has them so too.
-        qkv = jnp.moveaxis(projection(config, (3, *heads), "qkv")(x), 1, -1)
+        qkv = tokens_last(projection(config, (3, *heads), "qkv")(x))
         qkv = nn.silu(CausalConv(memory.conv_width, name="conv")(qkv))
-        q, k = jnp.unstack(unit(qkv[:, :2], axis=-2), axis=1)
-        q, k, v = (jnp.moveaxis(x, -1, 1) for x in (q, k, qkv[:, 2]))
+        q, k = jnp.unstack(unit(qkv[:, :, :2], axis=-2), axis=2)
+        q, k, v = (tokens_first(x) for x in (q, k, qkv[:, :, 2]))
         u = Router(config, name="score")(x) if memory.options.gated else None
         self.sow("intermediates", "router", RouterInputs(q, k, u))
         y, _ = memory_caching(

@@ -1,10 +1,11 @@
-"""The read of MLP memories in XLA: one memory at a time, causal by groups."""
+"""The read of MLP memories in XLA: one memory at a time, or each by the tokens that chose it."""
 
 import jax
 import jax.numpy as jnp
 
 from mc_jax.kernels.causal_groups import sum_over_memories
 from mc_jax.kernels.gates import Router, Scores, read_gates, visible_memories
+from mc_jax.kernels.selected_memories import read_selected, worth_selecting
 from mc_jax.memory.network import MlpNetwork, MlpWeights, linear_of
 from mc_jax.typing import Array, Float, Int
 
@@ -21,16 +22,22 @@ def xla(
     """See `deep_read`."""
     memories, tokens = weights.w1.shape[0], q.shape[1]
     visible = visible_memories(memories, tokens, segment_len, first_segment)
+    fresh = isinstance(first_segment, int) and first_segment == 0
+    seen = min(memories, (tokens - 1) // segment_len) if fresh else memories
+    weights = jax.tree.map(lambda w: w[:seen], weights)
+
+    def read(weights: MlpWeights, x: Array) -> Array:
+        return network.features(linear_of(weights, x.dtype), x)
+
+    if router is not None and worth_selecting(top_k, seen / 2 if fresh else seen, tokens):
+        y, own = read_selected(read, weights, router, visible, q, top_k)
+        return y.astype(q.dtype), own
     own, gate = read_gates(router, visible, top_k, q.dtype)
-    stride = 0
-    if isinstance(first_segment, int) and first_segment == 0:
-        stride, memories = segment_len, min(memories, (tokens - 1) // segment_len)
-    if not memories:
+    if not seen:
         return jnp.zeros_like(q), own
 
     def add(y: Array, memory: tuple[MlpWeights, Array], x: Array) -> Array:
-        weights, scale = memory
-        return y + scale * network.features(linear_of(weights, x.dtype), x)
+        return y + memory[1] * read(memory[0], x)
 
-    weights, gate = jax.tree.map(lambda a: a[:memories], (weights, gate))
-    return sum_over_memories(add, (weights, gate), q, stride).astype(q.dtype), own
+    y = sum_over_memories(add, (weights, gate[:seen]), q, segment_len if fresh else 0)
+    return y.astype(q.dtype), own

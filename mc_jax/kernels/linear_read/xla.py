@@ -1,9 +1,11 @@
-"""The read of matrix memories in XLA: several memories to a product, causal by groups."""
+"""The read of matrix memories in XLA: several memories to a product, or each to its tokens."""
 
 import jax.numpy as jnp
 
 from mc_jax.kernels.causal_groups import sum_over_memories
 from mc_jax.kernels.gates import Router, Scores, read_gates, visible_memories
+from mc_jax.kernels.selected_memories import read_selected, worth_selecting
+from mc_jax.memory.network import matmul
 from mc_jax.typing import Array, Float, Int
 
 # Inputs of one product that reads several matrices at once, their gates folded into the inputs.
@@ -19,14 +21,22 @@ def xla(
     top_k: int | None,
 ) -> tuple[Float[Array, "out tokens"], Float[Array, " tokens"]]:
     """See `linear_read`."""
-    visible = visible_memories(weights.shape[0], q.shape[1], segment_len, first_segment)
+    tokens = q.shape[1]
+    visible = visible_memories(weights.shape[0], tokens, segment_len, first_segment)
+    fresh = isinstance(first_segment, int) and first_segment == 0
+    seen = (tokens - 1) // segment_len if fresh else weights.shape[0]
+    if router is not None and worth_selecting(top_k, seen / 2 if fresh else seen, tokens):
+        y, own = read_selected(_read, weights[:seen], router, visible, q, top_k)
+        return y.astype(q.dtype), own
     own, gate = read_gates(router, visible, top_k, q.dtype)
-    if not (isinstance(first_segment, int) and first_segment == 0):
-        return mix(weights, gate, q, 0).astype(q.dtype), own
-    seen = (q.shape[1] - 1) // segment_len
     if not seen:
-        return jnp.zeros((weights.shape[1], q.shape[1]), q.dtype), own
-    return mix(weights[:seen], gate[:seen], q, segment_len).astype(q.dtype), own
+        return jnp.zeros((weights.shape[1], tokens), q.dtype), own
+    y = mix(weights[:seen], gate[:seen], q, segment_len if fresh else 0)
+    return y.astype(q.dtype), own
+
+
+def _read(weights: Float[Array, "out in"], x: Float[Array, "in slots"]) -> Array:
+    return matmul(weights, x, x.dtype)
 
 
 def mix(

@@ -1,0 +1,335 @@
+"""Tokens per second and memory over the length: memories beside attention, on any device.
+
+    python -m benchmarks.throughput                     # this machine, a size that suits it
+    python -m benchmarks.throughput --size 350m         # a GPU or TPU; bfloat16
+    python -m benchmarks.throughput --report            # table and picture of what was measured
+
+Every model works through the same number of tokens a step, as fewer and longer sequences. Measured
+are one mixer's layer forward, the same forward and backward, and a whole training step (loss,
+gradient, AdamW; the step of train.py). At each length the models run in turns; printed are medians.
+All have the same number of parameters, within 1%: the feed-forward is the wider the fewer
+projections a mixer has. Memory is what the compiled step needs, its arguments and results included;
+what needs more than the device has left is not run and says so.
+
+Transformer++ runs on the platform's attention: cuDNN's flash attention on a GPU in bfloat16, XLA
+elsewhere. The picture is Figure 4 of the paper.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import common
+
+# Memory settings of each model; None is Transformer++.
+MODELS: dict[str, dict[str, str] | None] = {
+    "base": {"aggregation": "none"},
+    "residual": {"aggregation": "residual"},
+    "grm": {"aggregation": "grm"},
+    "soup": {"aggregation": "soup"},
+    "ssc": {"aggregation": "ssc"},
+    "log-linear++": {"aggregation": "grm", "segmentation": "logarithmic"},
+    "transformer++": None,
+}
+# Settings of the model, and parameters of a block over dim**2.
+SIZES: dict[str, tuple[dict[str, Any], float]] = {
+    "small": ({"dim": 256, "num_layers": 2, "num_heads": 4, "vocab_size": 512}, 12),
+    "350m": (
+        {
+            "dim": 1024,
+            "num_layers": 24,
+            "num_heads": 8,
+            "vocab_size": 32_000,
+            "dtype": "bfloat16",
+            "scan_layers": True,
+            "remat": "dots",
+        },
+        13,
+    ),
+}
+PARTS = ("layer forward", "layer", "step")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
+COLOURS = {
+    "base": "#8a8a8a",
+    "residual": "#7a5aa6",
+    "grm": "#c2452d",
+    "soup": "#d99a2b",
+    "ssc": "#2f8f5b",
+    "log-linear++": "#3f6c8f",
+    "transformer++": "#111111",
+}
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=SIZES, help="small on a CPU, else 350m")
+    parser.add_argument("--rule", default="linear", help="linear | swla | dla | titans")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    lengths = [2048, 4096, 8192, 16384, 32768]
+    parser.add_argument("--lengths", nargs="+", type=int, metavar="N", default=lengths)
+    parser.add_argument("--tokens", type=int, help="of a step; the longest length by default")
+    parser.add_argument("--segment_len", type=int, default=256)
+    parser.add_argument("--chunk_len", type=int, default=64)
+    parser.add_argument("--top_k", type=int, default=4, help="memories that ssc reads")
+    parser.add_argument("--rounds", type=int, default=5, help="most turns at each length")
+    parser.add_argument("--budget_s", type=float, default=60, help="no third turn after this long")
+    parser.add_argument("--threads", type=int, help="cores, on a CPU; all by default")
+    parser.add_argument("--report", action="store_true", help="measure nothing")
+    args = parser.parse_args()
+    args.tokens = args.tokens or max(args.lengths)
+    uneven = [n for n in args.lengths if args.tokens % n]
+    if uneven:
+        raise SystemExit(f"--lengths: found {uneven}, allowed: divisors of --tokens {args.tokens}")
+    return args
+
+
+def model_config(args: argparse.Namespace, name: str, backend: str):
+    """One model of the comparison."""
+    from mc_jax.model import AttentionConfig, MemoryConfig, ModelConfig
+
+    shape, per_block = SIZES[args.size]
+    memory = MODELS[name]
+    projections = 4  # q, k, v and out; memories have an output gate, gated ones a router as well
+    if memory is not None:
+        projections = 5 if memory["aggregation"] in ("none", "residual") else 6
+    lanes = 16 if args.size == "small" else 128
+    mlp_dim = round(shape["dim"] * (per_block - projections) / 3 / lanes) * lanes
+    if memory is None:
+        flash = backend == "gpu" and shape.get("dtype") == "bfloat16"
+        attention = AttentionConfig(implementation="cudnn" if flash else "auto")
+        return ModelConfig(**shape, mlp_dim=mlp_dim, pattern=("attention",), attention=attention)
+    settings = MemoryConfig(
+        rule=args.rule,
+        segment_len=args.segment_len,
+        chunk_len=args.chunk_len,
+        top_k=args.top_k,
+        **memory,  # type: ignore[arg-type]
+    )
+    return ModelConfig(**shape, mlp_dim=mlp_dim, memory=settings)
+
+
+@dataclasses.dataclass
+class Run:
+    """One part of one model at one length, compiled."""
+
+    model: str
+    part: str
+    length: int
+    bytes: int
+    call: Callable[[], Any]
+
+
+def layer_program(config, args: argparse.Namespace, length: int, gradient: bool):
+    """One mixer forward, or forward and backward, and its arguments."""
+    import jax
+    import jax.numpy as jnp
+
+    from mc_jax.model.attention import Attention
+    from mc_jax.model.memory_layer import MemoryLayer
+
+    layer = Attention(config) if config.pattern == ("attention",) else MemoryLayer(config)
+    shape = (args.tokens // length, length, config.dim)
+    x, weight = jax.random.normal(jax.random.key(0), (2, *shape), config.compute_dtype)
+    params = layer.init(jax.random.key(1), x[:1, : args.segment_len])
+
+    def loss(params, x):
+        return jnp.sum(layer.apply(params, x) * weight, dtype=jnp.float32)
+
+    return (jax.value_and_grad(loss, (0, 1)) if gradient else layer.apply), (params, x)
+
+
+def step_program(config, args: argparse.Namespace, length: int):
+    """A training step as train.py runs it, and its arguments."""
+    import jax
+    import jax.numpy as jnp
+
+    from mc_jax.model import LanguageModel
+    from mc_jax.training.config import TrainConfig
+    from mc_jax.training.optimizer import learning_rate, make_optimizer
+    from mc_jax.training.state import initial_state
+    from mc_jax.training.step import make_train_step
+
+    model, train = LanguageModel(config), TrainConfig()
+    optimizer = make_optimizer(train)
+    state = jax.jit(lambda: initial_state(model, optimizer, seed=0))()
+    shape = (args.tokens // length, length + 1)
+    tokens = jax.random.randint(jax.random.key(0), shape, 0, config.vocab_size)
+    batch = {
+        "inputs": tokens[:, :-1],
+        "targets": tokens[:, 1:],
+        "weights": jnp.ones((shape[0], length)),
+    }
+    return make_train_step(model, optimizer, learning_rate(train), 1, None), (state, batch)
+
+
+def prepare(args: argparse.Namespace, name: str, part: str, length: int) -> Run:
+    """Compile one part of a model."""
+    import jax
+
+    config = model_config(args, name, jax.default_backend())
+    if part == "step":
+        program, arguments = step_program(config, args, length)
+    else:
+        program, arguments = layer_program(config, args, length, gradient=part == "layer")
+    donated = (0,) if part == "step" else ()
+    compiled = jax.jit(program, donate_argnums=donated).lower(*arguments).compile()
+    memory = compiled.memory_analysis()
+    needed = (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+    held = list(arguments)
+
+    def call():
+        result = jax.block_until_ready(compiled(*held))
+        if part == "step":
+            held[0] = result[0]
+        return result
+
+    return Run(name, part, length, needed, call)
+
+
+def free_bytes() -> int:
+    """Memory that this process may still take on the first device."""
+    import jax
+    import psutil
+
+    stats = jax.devices()[0].memory_stats()
+    if stats is None:
+        return psutil.virtual_memory().available
+    return stats["bytes_limit"] - stats["bytes_in_use"]
+
+
+def measure(args: argparse.Namespace, part: str, length: int, progress) -> list[dict]:
+    """Times of all models at one length."""
+    import jax
+
+    runs, rows = [], []
+    for name in args.models:
+        progress.set_description(f"{part}, {length} tokens, {name}: compiling")
+        run = prepare(args, name, part, length)
+        row: dict[str, Any] = {"model": name, "part": part, "length": length, "bytes": run.bytes}
+        rows.append(row)
+        if run.bytes > 0.9 * free_bytes():
+            row["skipped"] = f"needs {run.bytes / 2**30:.1f} GiB"
+            progress.update()
+            continue
+        result = run.call()
+        finite = all(
+            jax.numpy.isfinite(leaf).all()
+            for leaf in jax.tree.leaves(result)
+            if jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact)
+        )
+        if not finite:
+            raise RuntimeError(f"{name}, {part}, length {length}: results are not finite")
+        runs.append((run, row))
+        progress.update()
+    progress.set_description(f"{part}, {length} tokens: measuring")
+    calls = [run.call for run, _ in runs]
+    times = common.interleave(calls, [1] * len(calls), args.rounds, args.budget_s)
+    for (_, row), found in zip(runs, times, strict=True):
+        row |= common.spread(found) | {"tokens_per_s": args.tokens / statistics.median(found)}
+    jax.clear_caches()
+    return rows
+
+
+def table(rows: list[dict], part: str) -> None:
+    """Tokens/s and memory of one part: a line for each model, a column for each length."""
+    rows = [row for row in rows if row["part"] == part]
+    if not rows:
+        return
+    lengths = sorted({row["length"] for row in rows})
+    models = [name for name in MODELS if any(row["model"] == name for row in rows)]
+    by_key = {(row["model"], row["length"]): row for row in rows}
+
+    def entry(row: dict) -> str:
+        if "skipped" in row:
+            return row["skipped"]
+        return f"{row['tokens_per_s']:,.0f} ({row['bytes'] / 2**30:.1f})"
+
+    def growth(name: str) -> str:
+        first, last = (by_key[name, n].get("tokens_per_s") for n in (lengths[0], lengths[-1]))
+        return f"{last / first:.2f}" if first and last else ""
+
+    print(f"\n{part}: tokens/s (GiB)")
+    header = (part, *(f"{n:,}" for n in lengths), "last over first")
+    lines = [(m, *(entry(by_key[m, n]) for n in lengths), growth(m)) for m in models]
+    common.print_table(header, lines)
+
+
+def draw(record: dict, path) -> None:
+    """Tokens/s of a training step over the length: Figure 4 of the paper."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in record["rows"] if row["part"] == "step" and "skipped" not in row]
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axis = figure.subplots()
+    for name, colour in COLOURS.items():
+        points = [(row["length"], row["tokens_per_s"]) for row in rows if row["model"] == name]
+        if points:
+            style = "--" if MODELS[name] is None else "-"
+            axis.plot(*zip(*points, strict=True), style, color=colour, marker="o", label=name)
+    lengths = sorted({row["length"] for row in rows})
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(lengths, [f"{n // 1024}K" if n % 1024 == 0 else str(n) for n in lengths])
+    axis.set_ylim(bottom=0)
+    axis.set_xlabel("length of a sequence (tokens)")
+    axis.set_ylabel("tokens per second, training step")
+    settings = record["settings"]
+    axis.set_title(
+        f"{settings['size']} model, {settings['rule']} memory, {record['device']}", fontsize=9
+    )
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False, fontsize=8, ncols=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+    print(f"written: {path.relative_to(common.RESULTS.parent.parent)}")
+
+
+def report(name: str) -> None:
+    """Print the tables and draw the picture of what was measured."""
+    path = common.RESULTS / f"{name}.json"
+    if not path.exists():
+        raise SystemExit(f"{path.relative_to(common.RESULTS.parent.parent)}: not measured yet")
+    record = json.loads(path.read_text())
+    print(f"\n{record['device']}, {record['date']}, {record['settings']}")
+    for part in PARTS:
+        table(record["rows"], part)
+    draw(record, common.RESULTS.parent.parent / "docs" / "images" / f"{name}.png")
+
+
+def main() -> None:
+    args = arguments()
+    if args.threads:
+        common.use_threads(args.threads)
+    import jax
+    from tqdm import tqdm
+
+    from mc_jax.allocator import keep_freed_memory
+
+    keep_freed_memory()
+    backend = jax.default_backend()
+    args.size = args.size or ("small" if backend == "cpu" else "350m")
+    name = f"throughput_{backend}_{args.size}_{args.rule}"
+    if not args.report:
+        rows = []
+        with tqdm(total=len(args.parts) * len(args.lengths) * len(args.models)) as progress:
+            for part in args.parts:
+                for length in args.lengths:
+                    rows += measure(args, part, length, progress)
+        settings = {k: v for k, v in vars(args).items() if k != "report"}
+        common.write_results(name, PACKAGES, settings, rows)
+    report(name)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""The memory layer beside that of an earlier revision, on the CPU: what became faster or slower.
+
+    python -m benchmarks.vs_revision fa2aecc        # the first version
+    python -m benchmarks.vs_revision HEAD           # what has not been committed
+
+Forward and backward of one layer in float32, gradients with respect to the input and to all
+parameters, for every update rule and aggregation. Each revision runs in a process of its own, on
+the same cores and with the same setting of the allocator, in turns; printed are medians and their
+ratio, above 1 where the working tree is faster.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from benchmarks import common
+
+RULES = ("linear", "swla", "dla", "titans")
+AGGREGATIONS = ("none", "residual", "grm", "soup", "ssc")
+ROOT = Path(__file__).resolve().parent.parent
+# As mc_jax/allocator.py sets it, which the first revisions do not have.
+ALLOCATOR = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("revision", help="of git, to compare with")
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES))
+    parser.add_argument(
+        "--aggregations", nargs="+", choices=AGGREGATIONS, default=list(AGGREGATIONS)
+    )
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--dim", type=int, default=256)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--segment_len", type=int, default=256)
+    parser.add_argument("--chunk_len", type=int, default=64)
+    parser.add_argument("--threads", type=int, default=2, help="cores for both")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--calls", type=int, default=2, help="timed calls of each in a turn")
+    return parser.parse_args()
+
+
+class Worker:
+    """One revision's layer in a process of its own."""
+
+    def __init__(self, tree: Path, settings: dict):
+        environment = os.environ | {"PYTHONPATH": str(tree), "GLIBC_TUNABLES": ALLOCATOR}
+        self._process = subprocess.Popen(
+            [sys.executable, str(ROOT / "benchmarks" / "layer_worker.py")],
+            cwd=tree,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._ask(json.dumps(settings))
+
+    def times(self, calls: int) -> list[float]:
+        """Seconds of each call."""
+        return json.loads(self._ask(str(calls)))
+
+    def close(self) -> None:
+        self._process.communicate()
+
+    def _ask(self, line: str) -> str:
+        assert self._process.stdin and self._process.stdout
+        try:
+            print(line, file=self._process.stdin, flush=True)
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            _, errors = self._process.communicate()
+            raise SystemExit(f"the layer's process failed:\n{errors[-2000:]}")
+        return answer
+
+
+def settings_of(args: argparse.Namespace, rule: str, aggregation: str) -> dict:
+    """A cell as the worker takes it."""
+    return {
+        "batch": args.batch,
+        "length": args.length,
+        "model": {"dim": args.dim, "num_heads": args.heads, "dtype": "float32"},
+        "memory": {
+            "rule": rule,
+            "aggregation": aggregation,
+            "segment_len": args.segment_len,
+            "chunk_len": args.chunk_len,
+        },
+    }
+
+
+def compare(args: argparse.Namespace, earlier: Path, rule: str, aggregation: str) -> dict:
+    """Times of both revisions for one cell."""
+    settings = settings_of(args, rule, aggregation)
+    workers = [Worker(tree, settings) for tree in (ROOT, earlier)]
+    times: list[list[float]] = [[], []]
+    for _ in range(args.rounds):
+        for worker, found in zip(workers, times, strict=True):
+            found += worker.times(args.calls)
+    for worker in workers:
+        worker.close()
+    ours, theirs = (common.spread(found) for found in times)
+    return {
+        "rule": rule,
+        "aggregation": aggregation,
+        "ours": ours,
+        "earlier": theirs,
+        "ratio": theirs["median_s"] / ours["median_s"],
+    }
+
+
+def main() -> None:
+    args = arguments()
+    common.use_threads(args.threads)
+    git = ["git", "-C", str(ROOT)]
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder) / "tree"
+        added = [*git, "worktree", "add", "--detach", str(tree), args.revision]
+        if subprocess.run(added, capture_output=True, check=False).returncode:
+            raise SystemExit(f"revision: found {args.revision!r}, allowed: one that git knows")
+        rows = []
+        try:
+            for rule in args.rules:
+                for aggregation in args.aggregations:
+                    row = compare(args, tree, rule, aggregation)
+                    rows.append(row)
+                    print(
+                        f"{rule:7} {aggregation:9} {1e3 * row['ours']['median_s']:8.1f} ms, earlier"
+                        f" {1e3 * row['earlier']['median_s']:8.1f} ms: {row['ratio']:.2f} times",
+                        flush=True,
+                    )
+        finally:
+            subprocess.run([*git, "worktree", "remove", "--force", str(tree)], check=True)
+    ratios = [row["ratio"] for row in rows]
+    mean = math.exp(statistics.fmean(math.log(r) for r in ratios))
+    print(f"geometric mean {mean:.2f} times, least {min(ratios):.2f}; {common.device_name()}")
+    if args.rules == list(RULES) and args.aggregations == list(AGGREGATIONS):
+        commit = subprocess.run(
+            [*git, "rev-parse", "--short", args.revision],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        settings = vars(args) | {"revision": commit}
+        common.write_results(f"vs_revision_{commit}", ("jax", "jaxlib", "flax"), settings, rows)
+
+
+if __name__ == "__main__":
+    main()
