@@ -18,6 +18,7 @@ elsewhere. The picture is Figure 4 of the paper.
 import argparse
 import dataclasses
 import json
+import os
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -200,11 +201,10 @@ def prepare(args: argparse.Namespace, name: str, part: str, length: int) -> Run:
 def free_bytes() -> int:
     """Memory that this process may still take on the first device."""
     import jax
-    import psutil
 
     stats = jax.devices()[0].memory_stats()
     if stats is None:
-        return psutil.virtual_memory().available
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return stats["bytes_limit"] - stats["bytes_in_use"]
 
 

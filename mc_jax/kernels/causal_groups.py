@@ -11,7 +11,8 @@ from mc_jax.typing import Array, Float
 
 # Most groups of memories that a fresh sequence is read in: the tokens before a group are left out.
 # With eight of them a ninth of the reads are of memories that a token does not see yet; without,
-# half. Each is compiled by itself, so that a group of one memory would not be worth it.
+# half. Each is compiled by itself, so that a group of one memory would not be worth it, nor one that
+# does not fill a product.
 GROUPS = 8
 
 
@@ -33,7 +34,7 @@ def sum_over_memories(
       at_once: memories of a block; 0 for one memory without the block's axis.
     """
     count = memories[1].shape[0]
-    per_group = max(2, -(-count // GROUPS)) if stride else count
+    per_group = max(2, at_once, -(-count // GROUPS)) if stride else count
     y: Array = jnp.zeros(())
     for start in range(0, count, per_group):
         first = (start + 1) * stride
