@@ -181,6 +181,7 @@ def prepare(args: argparse.Namespace, name: str, part: str, length: int) -> Run:
     donated = (0,) if part == "step" else ()
     compiled = jax.jit(program, donate_argnums=donated).lower(*arguments).compile()
     memory = compiled.memory_analysis()
+    assert memory is not None
     needed = (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes

@@ -11,8 +11,8 @@ from mc_jax.typing import Array, Float
 
 # Most groups of memories that a fresh sequence is read in: the tokens before a group are left out.
 # With eight of them a ninth of the reads are of memories that a token does not see yet; without,
-# half. Each is compiled by itself, so that a group of one memory would not be worth it, nor one that
-# does not fill a product.
+# half. Each is compiled by itself, so that a group of one memory would not be worth it, nor one
+# that does not fill a product.
 GROUPS = 8
 
 

@@ -49,9 +49,11 @@ class CausalConv(nn.Module):
         kernel_shape = (self.width, *x.shape[2:-1])
         kernel = self.param("kernel", nn.initializers.normal(self.width**-0.5), kernel_shape)
         kernel = kernel[..., None].astype(x.dtype)
-        ends = x[:, :-1, ..., block_len - before :]
-        first = jnp.zeros((x.shape[0], 1, *x.shape[2:-1], before), x.dtype)
-        x = jnp.concatenate([jnp.concatenate([first, ends], 1), x], -1)
+        # What a block needs of the one before; zeros before the first.
+        ends = x[:, :-1, ..., max(block_len - before, 0) :]
+        missing = before - ends.shape[-1]
+        ends = jnp.pad(ends, [(0, 0), (1, 0), *[(0, 0)] * (x.ndim - 3), (missing, 0)])
+        x = jnp.concatenate([ends, x], -1)
         return sum(w * x[..., i : i + block_len] for i, w in enumerate(kernel[::-1]))
 
 

@@ -5,21 +5,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from mc_jax.model import token_blocks
 from mc_jax.model.attention import Attention, rotary
 from mc_jax.model.layers import CausalConv, SwiGLU, unit
+from mc_jax.model.token_blocks import tokens_first, tokens_last
 
 from . import tiny
 
 
-def test_conv_is_the_causal_sum():
+@pytest.mark.parametrize("length, block_len", [(1, 1), (2, 2), (6, 6), (6, 3), (12, 4)])
+def test_conv_is_the_causal_sum_across_blocks(length, block_len, monkeypatch):
+    monkeypatch.setattr(token_blocks, "BLOCK_LEN", block_len)
     rng = np.random.default_rng(0)
-    x, kernel = rng.normal(size=(2, 3, 5, 6)), rng.normal(size=(4, 3, 5))
-    found = CausalConv(4).apply({"params": {"kernel": kernel}}, jnp.asarray(x, jnp.float32))
+    x, kernel = rng.normal(size=(2, length, 3, 5)), rng.normal(size=(4, 3, 5))
+    blocks = tokens_last(jnp.asarray(x, jnp.float32))
+    assert blocks.shape == (2, length // block_len, 3, 5, block_len)
+    found = tokens_first(CausalConv(4).apply({"params": {"kernel": kernel}}, blocks))
     expected = np.zeros_like(x)
-    for t in range(6):
+    for t in range(length):
         for i in range(min(4, t + 1)):
-            expected[..., t] += kernel[i] * x[..., t - i]
+            expected[:, t] += kernel[i] * x[:, t - i]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_length_that_blocks_do_not_divide_is_one_block():
+    x = jnp.arange(2 * 300 * 3.0).reshape(2, 300, 3)
+    assert tokens_last(x).shape == (2, 1, 3, 300)
+    np.testing.assert_array_equal(tokens_first(tokens_last(x)), x)
 
 
 def test_unit_has_length_one_and_a_finite_gradient_at_zero():
