@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
 HEADS, LENGTH, HEAD_DIM, SEGMENT_LEN = 8, 16384, 128, 256
+Blocks = dict[str, int]  # sizes that replace those of a kernel's default configuration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,7 @@ def linear_read(
     heads: int = HEADS,
     top_k: int | None = None,
     routed: bool = True,
+    blocks: Blocks | None = None,
 ) -> Kernel:
     from mc_jax.kernels.gates import Router
     from mc_jax.kernels.linear_read import pallas_tpu
@@ -61,6 +63,8 @@ def linear_read(
 
     def build(chip: pltpu.TpuInfo) -> tuple[Callable, tuple]:
         config = default_config(length, memories, head_dim, jnp.dtype(jnp.bfloat16), chip)
+        config = dataclasses.replace(config, **blocks or {})
+        config.check(memories)
         op = pallas_tpu.backward if backward else pallas_tpu.forward
 
         def run(first, *args):
@@ -75,7 +79,12 @@ def linear_read(
     )
 
 
-def deep_read(backward: bool, mem_norm: str = "layer", length: int = LENGTH) -> Kernel:
+def deep_read(
+    backward: bool,
+    mem_norm: str = "layer",
+    length: int = LENGTH,
+    blocks: Blocks | None = None,
+) -> Kernel:
     from mc_jax.kernels.chips import this_chip
     from mc_jax.kernels.deep_read import call_of
     from mc_jax.kernels.deep_read.backward import backward as read_back
@@ -99,6 +108,9 @@ def deep_read(backward: bool, mem_norm: str = "layer", length: int = LENGTH) -> 
 
     def build(chip: pltpu.TpuInfo) -> tuple[Callable, tuple]:
         config = default_config(call, chip)
+        assert config is not None
+        config = dataclasses.replace(config, **blocks or {})
+        config.check(call)
         op = read_back if backward else read
 
         def run(first, *args):
@@ -112,7 +124,11 @@ def deep_read(backward: bool, mem_norm: str = "layer", length: int = LENGTH) -> 
 
 
 def deep_write(
-    backward: bool, rule: str = "titans", head_dim: int = HEAD_DIM, chunk_len: int = 64
+    backward: bool,
+    rule: str = "titans",
+    head_dim: int = HEAD_DIM,
+    chunk_len: int = 64,
+    blocks: Blocks | None = None,
 ) -> Kernel:
     """With the memory norm, independent segments; the backward pass needs the forward one first."""
     from mc_jax.kernels.chips import this_chip
@@ -139,33 +155,37 @@ def deep_write(
         *("gelu", True, dtype, dtype),
     )
 
-    def run(params, q, k, v, steps):
-        return write(
-            the_rule,
-            params,
-            q,
-            k,
-            v,
-            steps,
-            segment_len=SEGMENT_LEN,
-            chunk_len=chunk_len,
-            ends_dtype=dtype,
-            implementation="pallas",
-        )
+    def build(chip: pltpu.TpuInfo) -> tuple[Callable, tuple]:
+        config = default_config(call, chip)
+        assert config is not None
+        config = dataclasses.replace(config, **blocks or {})
 
-    def gradient(*args):
-        outputs, back = jax.vjp(run, *args)
-        return back(outputs)
+        def run(params, q, k, v, steps):
+            return write(
+                the_rule,
+                params,
+                q,
+                k,
+                v,
+                steps,
+                segment_len=SEGMENT_LEN,
+                chunk_len=chunk_len,
+                ends_dtype=dtype,
+                implementation="pallas",
+                config=config,
+            )
+
+        def gradient(*args):
+            outputs, back = jax.vjp(run, *args)
+            return back(outputs)
+
+        return gradient if backward else run, (params, tokens, tokens, tokens, steps)
 
     config = default_config(call, this_chip())
     assert config is not None
     cost = (backward_cost if backward else forward_cost)(call, config)
-    return Kernel(
-        lambda chip: (gradient if backward else run, (params, tokens, tokens, tokens, steps)),
-        ("deep_write_backward" if backward else "deep_write",),
-        cost.flops,
-        cost.hbm_bytes,
-    )
+    name = "deep_write_backward" if backward else "deep_write"
+    return Kernel(build, (name,), cost.flops, cost.hbm_bytes)
 
 
 def flash_attention(backward: bool, block: int) -> Kernel:
@@ -199,34 +219,33 @@ def flash_attention(backward: bool, block: int) -> Kernel:
     )
 
 
-KERNELS: dict[str, Callable[[], Kernel]] = {
-    "linear_read grm forward": lambda: linear_read(False),
-    "linear_read grm backward": lambda: linear_read(True),
-    "linear_read ssc forward": lambda: linear_read(False, top_k=4),
-    "linear_read ssc backward": lambda: linear_read(True, top_k=4),
-    "linear_read residual forward": lambda: linear_read(False, routed=False),
-    "linear_read residual backward": lambda: linear_read(True, routed=False),
-    "linear_read grm forward, C 1024": lambda: linear_read(False, segment_len=1024),
-    "linear_read grm backward, C 1024": lambda: linear_read(True, segment_len=1024),
-    "linear_read grm forward, d 64": lambda: linear_read(False, head_dim=64),
-    "linear_read grm backward, d 64": lambda: linear_read(True, head_dim=64),
-    "linear_read grm forward, d 256": lambda: linear_read(False, head_dim=256),
-    "linear_read grm backward, d 256": lambda: linear_read(True, head_dim=256),
-    "deep_read grm forward": lambda: deep_read(False),
-    "deep_read grm backward": lambda: deep_read(True),
-    "deep_read grm forward, no norm": lambda: deep_read(False, "none"),
-    "deep_read grm backward, no norm": lambda: deep_read(True, "none"),
-    "deep_write titans forward": lambda: deep_write(False),
-    "deep_write titans backward": lambda: deep_write(True),
-    "deep_write titans forward, d 256, b 128": lambda: deep_write(False, "titans", 256, 128),
-    "deep_write titans backward, d 256, b 128": lambda: deep_write(True, "titans", 256, 128),
-    "deep_write dla forward": lambda: deep_write(False, "dla"),
-    "deep_write dla backward": lambda: deep_write(True, "dla"),
-    **{
-        f"flash attention {name}, blocks of {block}": functools.partial(
-            flash_attention, backward, block
-        )
-        for block in (512, 1024)
-        for name, backward in (("forward", False), ("backward", True))
-    },
+part = functools.partial
+# Attention, which has no blocks of ours, takes no `blocks`.
+KERNELS: dict[str, Callable[..., Kernel]] = {
+    "linear_read grm forward": part(linear_read, False),
+    "linear_read grm backward": part(linear_read, True),
+    "linear_read ssc forward": part(linear_read, False, top_k=4),
+    "linear_read ssc backward": part(linear_read, True, top_k=4),
+    "linear_read residual forward": part(linear_read, False, routed=False),
+    "linear_read residual backward": part(linear_read, True, routed=False),
+    "linear_read grm forward, C 1024": part(linear_read, False, segment_len=1024),
+    "linear_read grm backward, C 1024": part(linear_read, True, segment_len=1024),
+    "linear_read grm forward, d 64": part(linear_read, False, head_dim=64),
+    "linear_read grm backward, d 64": part(linear_read, True, head_dim=64),
+    "linear_read grm forward, d 256": part(linear_read, False, head_dim=256),
+    "linear_read grm backward, d 256": part(linear_read, True, head_dim=256),
+    "deep_read grm forward": part(deep_read, False),
+    "deep_read grm backward": part(deep_read, True),
+    "deep_read grm forward, no norm": part(deep_read, False, "none"),
+    "deep_read grm backward, no norm": part(deep_read, True, "none"),
+    "deep_write titans forward": part(deep_write, False),
+    "deep_write titans backward": part(deep_write, True),
+    "deep_write titans forward, d 256, b 128": part(deep_write, False, "titans", 256, 128),
+    "deep_write titans backward, d 256, b 128": part(deep_write, True, "titans", 256, 128),
+    "deep_write dla forward": part(deep_write, False, "dla"),
+    "deep_write dla backward": part(deep_write, True, "dla"),
+    "flash attention forward, blocks of 512": part(flash_attention, False, 512),
+    "flash attention backward, blocks of 512": part(flash_attention, True, 512),
+    "flash attention forward, blocks of 1024": part(flash_attention, False, 1024),
+    "flash attention backward, blocks of 1024": part(flash_attention, True, 1024),
 }

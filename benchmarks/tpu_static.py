@@ -38,11 +38,15 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("names", nargs="*", help="kernels whose names begin so; all by default")
     parser.add_argument("--chips", nargs="+", choices=CHIPS, default=list(CHIPS))
-    parser.add_argument("--compile", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--compile", metavar="BLOCKS", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def compile_one(name: str, chip: str) -> None:
+class CompileError(Exception):
+    """A kernel that does not compile, with the compiler's words."""
+
+
+def compile_one(name: str, chip: str, blocks: dict[str, int]) -> None:
     """Compile a kernel and print what the compiler says of memory; runs in a process of its own."""
     import jax
     import numpy as np
@@ -55,7 +59,8 @@ def compile_one(name: str, chip: str) -> None:
     topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[chip])
     mesh = Mesh(np.array(topology.devices[:1]), ("x",))
     with jax.set_mesh(mesh):
-        run, args = KERNELS[name]().build(pltpu.get_tpu_info())
+        options = {"blocks": blocks} if blocks else {}
+        run, args = KERNELS[name](**options).build(pltpu.get_tpu_info())
         sharding = NamedSharding(mesh, PartitionSpec())
         args = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), args
@@ -65,8 +70,17 @@ def compile_one(name: str, chip: str) -> None:
     print(json.dumps({"temporaries": memory.temp_size_in_bytes}))
 
 
-def measure(name: str, chip: str) -> dict:
-    """Everything about one kernel on one chip."""
+def measure(name: str, chip: str, blocks: dict[str, int] | None = None) -> dict:
+    """Everything about one kernel on one chip.
+
+    Args:
+      name: of `benchmarks.tpu_kernels`.
+      chip: generation of the TPU.
+      blocks: sizes that replace those of the kernel's default configuration.
+
+    Raises:
+      CompileError: a kernel that does not compile.
+    """
     from benchmarks import llo
     from benchmarks.tpu_kernels import KERNELS
 
@@ -80,11 +94,12 @@ def measure(name: str, chip: str) -> dict:
             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         }
         command = [sys.executable, "-m", "benchmarks.tpu_static", name, "--chips", chip]
+        command += ["--compile", json.dumps(blocks or {})]
         child = subprocess.run(
-            [*command, "--compile"], env=environment, capture_output=True, text=True, check=False
+            command, env=environment, capture_output=True, text=True, check=False
         )
         if child.returncode:
-            raise SystemExit(f"{name} does not compile for {chip}:\n{child.stderr[-3000:]}")
+            raise CompileError(f"{name} does not compile for {chip}:\n{child.stderr[-3000:]}")
         cycles = 0.0
         for part in kernel.pallas:
             paths = glob.glob(f"{folder}/*{part}*-final_bundles.txt")
@@ -115,7 +130,7 @@ def main() -> None:
     if importlib.util.find_spec("libtpu") is None:
         raise SystemExit("libtpu: not installed; requirements-dev.txt brings it to Linux on x86-64")
     if args.compile:
-        compile_one(args.names[0], args.chips[0])
+        compile_one(args.names[0], args.chips[0], json.loads(args.compile))
         return
     from benchmarks.tpu_kernels import KERNELS
 
@@ -126,7 +141,10 @@ def main() -> None:
     results = []
     for name in names:
         for chip in args.chips:
-            row = measure(name, chip)
+            try:
+                row = measure(name, chip)
+            except CompileError as error:
+                raise SystemExit(str(error)) from None
             results.append(row)
             print(
                 f"{name:42} {chip:4} {row['gflop']:6.0f} {row['hbm_mb']:7.0f} "

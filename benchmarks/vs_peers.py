@@ -1,16 +1,18 @@
-"""One memory layer against the PyTorch package `memory-caching` 0.1.0, on the CPU.
+"""One memory layer against PyTorch packages, on the CPU: `memory-caching` and `titans-pytorch`.
 
     pip install -r benchmarks/requirements.txt
     python -m benchmarks.vs_peers
+    python -m benchmarks.vs_peers --length 4096 --rules linear
 
-Forward and backward of one layer with caching (GRM, context gate) in float32: input and output
+Forward and backward of one layer in float32, beside memory-caching with caching (GRM, context
+gate), beside titans-pytorch, which caches nothing, without (titans, none): input and output
 [batch, length, dim], gradients with respect to the input and to all parameters. Both run in one
 process on the same cores, in turns; printed are the medians of the calls and their range.
 
 What is the same: batch, length, dim, heads, segment length, the MLP memory's hidden width (4 times
 the head's), aggregation, write mode, loss (outputs times a fixed random array), precision, threads.
 
-What differs:
+What differs from memory-caching:
   - The package updates and reads token by token in Python; ours takes the inner gradients of a
     chunk of 32 tokens at its start (`--chunk_len`), which is how such layers are trained.
   - Ours does more around the memory: convolution, SiLU, unit queries and keys, gates that depend
@@ -23,6 +25,10 @@ What differs:
     default is the paper's printed sign, which climbs and ends in NaN).
   - Write modes: `checkpoint`, the package's default, and `independent`, its "restart". The package
     is faster where the differentiable chain is cut at every segment.
+
+What differs from titans-pytorch (`NeuralMemory`): it works in chunks as ours does, of the same
+length; its layer has no convolution and keeps the weights at every chunk, and its memory is an MLP
+of the same widths with a residual layer norm.
 """
 
 import argparse
@@ -30,17 +36,22 @@ import argparse
 from benchmarks import common
 
 RULES = ("linear", "titans", "dla")
-TARGETS = {"linear": 60, "titans": 100, "dla": 700}
-PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "memory-caching")
+PEERS = ("memory-caching", "titans-pytorch")
+PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", *PEERS)
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES))
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
+    parser.add_argument(
+        "--rules", nargs="+", choices=RULES, default=list(RULES), help="beside memory-caching"
+    )
     parser.add_argument("--write_mode", choices=("checkpoint", "independent"), default="checkpoint")
-    parser.add_argument("--stop_gradient", action="store_true", help="the package's cut inner loop")
+    parser.add_argument(
+        "--stop_gradient", action="store_true", help="memory-caching's cut inner loop"
+    )
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--dim", type=int, default=64)
@@ -54,7 +65,7 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def ours(args: argparse.Namespace, rule: str):
+def ours(args: argparse.Namespace, rule: str, aggregation: str):
     """One forward and backward pass of our layer, as a function without arguments."""
     import jax
     import jax.numpy as jnp
@@ -64,7 +75,7 @@ def ours(args: argparse.Namespace, rule: str):
 
     memory = MemoryConfig(
         rule=rule,
-        aggregation="grm",
+        aggregation=aggregation,
         segment_len=args.segment_len,
         chunk_len=args.chunk_len,
         write_mode=args.write_mode,
@@ -89,13 +100,44 @@ def ours(args: argparse.Namespace, rule: str):
     return run
 
 
-def theirs(args: argparse.Namespace, rule: str):
-    """One forward and backward pass of the package's layer, as a function without arguments."""
-    import memory_caching
+def torch_program(args: argparse.Namespace, name: str, layer, apply, warm_up: int):
+    """One forward and backward pass of a PyTorch layer, as a function without arguments."""
     import torch
 
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
+    shape = (args.batch, args.length, args.dim)
+    x, weight = torch.randn(shape, requires_grad=True), torch.randn(shape)
+
+    def run(length: int = args.length):
+        layer.zero_grad()
+        x.grad = None
+        y = apply(x[:, :length])
+        (y * weight[:, :length]).sum().backward()
+        if not (torch.isfinite(y).all() and torch.isfinite(x.grad).all()):
+            raise RuntimeError(f"{name}: outputs or gradients are not finite")
+
+    # A whole call may take a minute: a part is enough to warm up.
+    run(warm_up)
+    return run
+
+
+def titans_pytorch(args: argparse.Namespace):
+    """One forward and backward pass of titans-pytorch's memory."""
+    import titans_pytorch
+
+    layer = titans_pytorch.NeuralMemory(
+        dim=args.dim,
+        dim_head=args.dim // args.heads,
+        heads=args.heads,
+        chunk_size=args.chunk_len,
+        default_model_kwargs={"depth": 2, "expansion_factor": 4.0},
+    )
+    return torch_program(args, "titans-pytorch", layer, lambda x: layer(x)[0], args.length)
+
+
+def memory_caching_package(args: argparse.Namespace, rule: str):
+    """One forward and backward pass of memory-caching's layer."""
+    import memory_caching
+
     mode = "stopgrad" if args.stop_gradient else "differentiable"
     width = 4 * args.dim // args.heads
     config = memory_caching.MCConfig(
@@ -116,35 +158,31 @@ def theirs(args: argparse.Namespace, rule: str):
         "titans": lambda: memory_caching.TitansBackend(config.titans),
     }[rule]()
     layer = memory_caching.MemoryCachingLayer(config=config, backend=backend)
-    shape = (args.batch, args.length, args.dim)
-    x, weight = torch.randn(shape, requires_grad=True), torch.randn(shape)
-
-    def run(length: int = args.length):
-        layer.zero_grad()
-        x.grad = None
-        y = layer(x[:, :length])
-        (y * weight[:, :length]).sum().backward()
-        if not (torch.isfinite(y).all() and torch.isfinite(x.grad).all()):
-            raise RuntimeError(f"{rule}: the package's outputs or gradients are not finite")
-
-    # A whole call takes up to a minute: two segments are enough to warm up.
-    run(2 * args.segment_len)
-    return run
+    return torch_program(args, rule, layer, layer, 2 * args.segment_len)
 
 
-def compare(args: argparse.Namespace, rule: str) -> dict:
-    """Times of both for one rule, and the ratio of their tokens/s."""
+def compare(args: argparse.Namespace, peer: str, rule: str, aggregation: str) -> dict:
+    """Times of both for one layer, and the ratio of their tokens/s."""
+    import torch
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    if peer == "titans-pytorch":
+        theirs = titans_pytorch(args)
+    else:
+        theirs = memory_caching_package(args, rule)
     times = common.interleave(
-        [ours(args, rule), theirs(args, rule)], [args.calls, 1], args.rounds, args.budget_s
+        [ours(args, rule, aggregation), theirs], [args.calls, 1], args.rounds, args.budget_s
     )
     us, them = (common.spread(t) for t in times)
     return {
+        "peer": peer,
         "rule": rule,
+        "aggregation": aggregation,
         "ours": us,
         "package": them,
         "ratio": them["median_s"] / us["median_s"],
         "worst_ratio": them["min_s"] / us["max_s"],
-        "target": TARGETS[rule],
     }
 
 
@@ -152,31 +190,37 @@ def main() -> None:
     args = arguments()
     common.use_threads(args.threads)
     tokens = args.batch * args.length
+    layers = []
+    if "memory-caching" in args.peers:
+        layers += [("memory-caching", rule, "grm") for rule in args.rules]
+    if "titans-pytorch" in args.peers:
+        layers += [("titans-pytorch", "titans", "none")]
     rows = []
-    for rule in args.rules:
-        rows.append(compare(args, rule))
-        print(f"{rule}: {rows[-1]['ratio']:.0f} times", flush=True)
+    for layer in layers:
+        rows.append(compare(args, *layer))
+        print(f"{', '.join(layer)}: {rows[-1]['ratio']:.0f} times", flush=True)
 
     def speed(row: dict) -> str:
         low, mid, high = (tokens / row[key] for key in ("max_s", "median_s", "min_s"))
         return f"{mid:,.0f} ({low:,.0f} .. {high:,.0f}, {row['calls']} calls)"
 
-    header = ("rule x grm", "ours, tokens/s", "package, tokens/s", "ratio", "target")
+    header = ("peer", "layer", "ours, tokens/s", "peer, tokens/s", "ratio")
     print(f"\n{common.device_name()}; {args.write_mode} mode; medians (slowest .. fastest)")
     common.print_table(
         header,
         [
             (
-                row["rule"],
+                row["peer"],
+                f"{row['rule']}, {row['aggregation']}",
                 speed(row["ours"]),
                 speed(row["package"]),
-                f"{row['ratio']:.0f}",
-                str(row["target"]),
+                f"{row['ratio']:.1f}",
             )
             for row in rows
         ],
     )
     name = f"vs_peers_{args.write_mode}" + ("_stop_gradient" if args.stop_gradient else "")
+    name += "" if args.length == 1024 else f"_{args.length}"
     common.write_results(name, PACKAGES, vars(args), rows)
 
 
