@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
 HEADS, LENGTH, HEAD_DIM, SEGMENT_LEN = 8, 16384, 128, 256
-Blocks = dict[str, int]  # sizes that replace those of a kernel's default configuration
+Blocks = dict[str, Any]  # sizes that replace those of a kernel's default configuration
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ from benchmarks.tpu_kernels import KERNELS
 from benchmarks.tpu_static import CHIPS, PACKAGES, CompileError, measure
 
 # What is tried by default, by the first word of a kernel's name.
-CANDIDATES = {
+CANDIDATES: dict[str, dict[str, tuple[int, ...]]] = {
     "linear_read": {"tokens": (256, 512, 1024), "group": (4, 8, 16)},
     "deep_read": {"tokens": (256, 512, 1024), "group": (1, 2, 4)},
     "deep_write": {"heads": (1, 2, 4, 8), "span": (1, 2, 4)},
@@ -61,6 +61,7 @@ def attempt(kernel: str, chip: str, blocks: dict[str, int]) -> dict:
 
 def main() -> None:
     args = arguments()
+    candidates: dict[str, tuple[int, ...]]
     candidates = dict(args.blocks) if args.blocks else CANDIDATES[args.kernel.split()[0]]
     names = list(candidates)
     combinations = [
