@@ -221,6 +221,7 @@ def main() -> None:
     )
     name = f"vs_peers_{args.write_mode}" + ("_stop_gradient" if args.stop_gradient else "")
     name += "" if args.length == 1024 else f"_{args.length}"
+    name += "" if args.peers == list(PEERS) else f"_{args.peers[0]}"
     common.write_results(name, PACKAGES, vars(args), rows)
 
 
