@@ -7,6 +7,7 @@ import os
 import pathlib
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -78,7 +79,10 @@ def spread(times: Sequence[float]) -> dict[str, float]:
 
 
 def device_name() -> str:
-    """The processor and the number of its cores that this process may use."""
+    """The accelerator that JAX runs on, else the processor and its cores that may be used."""
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.default_backend() != "cpu":
+        return jax.devices()[0].device_kind
     model = platform.processor() or platform.machine()
     cpuinfo = pathlib.Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -87,8 +91,20 @@ def device_name() -> str:
     return f"{model}, {len(os.sched_getaffinity(0))} cores"
 
 
-def write_results(name: str, packages: Sequence[str], settings: Any, rows: list[dict]) -> None:
-    """Write `results/<name>.json` with the date, the device and the packages' versions."""
+def write_results(
+    name: str | None, packages: Sequence[str], settings: Any, rows: list[dict]
+) -> None:
+    """Write `results/<name>.json` with the date, the device and the packages' versions.
+
+    Args:
+      name: of the file; None for a part of the benchmark, which would replace the whole's results.
+      packages: whose versions are written.
+      settings: of the run.
+      rows: what was measured.
+    """
+    if name is None:
+        print("results are not written: this was a part of the benchmark")
+        return
     RESULTS.mkdir(exist_ok=True)
     record = {
         "date": datetime.date.today().isoformat(),

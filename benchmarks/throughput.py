@@ -51,6 +51,7 @@ SIZES: dict[str, tuple[dict[str, Any], float]] = {
         13,
     ),
 }
+RULES = ("linear", "swla", "dla", "titans")
 PARTS = ("layer forward", "layer", "step")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
 COLOURS = {
@@ -69,7 +70,7 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--size", choices=SIZES, help="small on a CPU, else 350m")
-    parser.add_argument("--rule", default="linear", help="linear | swla | dla | titans")
+    parser.add_argument("--rule", choices=RULES, default="linear")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     lengths = [2048, 4096, 8192, 16384, 32768]
@@ -81,7 +82,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="most turns at each length")
     parser.add_argument("--budget_s", type=float, default=60, help="no third turn after this long")
     parser.add_argument("--threads", type=int, help="cores, on a CPU; all by default")
-    parser.add_argument("--report", action="store_true", help="measure nothing")
+    parser.add_argument("--name", help="of the results; without it a part is not written")
+    parser.add_argument("--report", action="store_true", help="measure nothing, show what is kept")
     args = parser.parse_args()
     args.tokens = args.tokens or max(args.lengths)
     uneven = [n for n in args.lengths if args.tokens % n]
@@ -320,16 +322,22 @@ def main() -> None:
     keep_freed_memory()
     backend = jax.default_backend()
     args.size = args.size or ("small" if backend == "cpu" else "350m")
-    name = f"throughput_{backend}_{args.size}_{args.rule}"
+    whole = args.models == list(MODELS) and args.parts == list(PARTS)
+    kept = f"throughput_{backend}_{args.size}_{args.rule}"
+    name = args.name or (kept if whole or args.report else None)
     if not args.report:
         rows = []
         with tqdm(total=len(args.parts) * len(args.lengths) * len(args.models)) as progress:
             for part in args.parts:
                 for length in args.lengths:
                     rows += measure(args, part, length, progress)
-        settings = {k: v for k, v in vars(args).items() if k != "report"}
+        settings = {k: v for k, v in vars(args).items() if k not in ("report", "name")}
         common.write_results(name, PACKAGES, settings, rows)
-    report(name)
+    if name:
+        report(name)
+        return
+    for part in args.parts:
+        table(rows, part)
 
 
 if __name__ == "__main__":

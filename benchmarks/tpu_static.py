@@ -152,8 +152,8 @@ def main() -> None:
                 f"{row['hbm_ms']:7.3f} {row['percent_of_peak']:10.0f}",
                 flush=True,
             )
-    if not args.names and args.chips == list(CHIPS):
-        common.write_results("tpu_static", PACKAGES, {"chips": args.chips}, results)
+    whole = not args.names and args.chips == list(CHIPS)
+    common.write_results("tpu_static" if whole else None, PACKAGES, {"chips": args.chips}, results)
 
 
 if __name__ == "__main__":

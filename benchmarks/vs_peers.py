@@ -2,7 +2,7 @@
 
     pip install -r benchmarks/requirements.txt
     python -m benchmarks.vs_peers
-    python -m benchmarks.vs_peers --length 4096 --rules linear
+    python -m benchmarks.vs_peers --length 4096 --rules linear --name vs_peers_4096
 
 Forward and backward of one layer in float32, beside memory-caching with caching (GRM, context
 gate), beside titans-pytorch, which caches nothing, without (titans, none): input and output
@@ -33,7 +33,7 @@ of the same widths with a residual layer norm.
 
 import argparse
 
-from benchmarks import common
+from benchmarks import common, one_layer
 
 RULES = ("linear", "titans", "dla")
 PEERS = ("memory-caching", "titans-pytorch")
@@ -48,56 +48,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--rules", nargs="+", choices=RULES, default=list(RULES), help="beside memory-caching"
     )
-    parser.add_argument("--write_mode", choices=("checkpoint", "independent"), default="checkpoint")
     parser.add_argument(
         "--stop_gradient", action="store_true", help="memory-caching's cut inner loop"
     )
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--length", type=int, default=1024)
-    parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--segment_len", type=int, default=64)
-    parser.add_argument("--chunk_len", type=int, default=32, help="ours")
-    parser.add_argument("--threads", type=int, default=2, help="cores for both")
+    one_layer.add_arguments(parser)
     parser.add_argument("--rounds", type=int, default=5, help="most turns for each rule")
     parser.add_argument("--budget_s", type=float, default=50, help="no third turn after this long")
     parser.add_argument("--calls", type=int, default=15, help="timed calls of ours in a turn")
+    parser.add_argument("--name", help="of the results file; without it a part is not written")
     return parser.parse_args()
-
-
-def ours(args: argparse.Namespace, rule: str, aggregation: str):
-    """One forward and backward pass of our layer, as a function without arguments."""
-    import jax
-    import jax.numpy as jnp
-
-    from mc_jax.model import MemoryConfig, ModelConfig
-    from mc_jax.model.memory_layer import MemoryLayer
-
-    memory = MemoryConfig(
-        rule=rule,
-        aggregation=aggregation,
-        segment_len=args.segment_len,
-        chunk_len=args.chunk_len,
-        write_mode=args.write_mode,
-    )
-    layer = MemoryLayer(
-        ModelConfig(dim=args.dim, num_heads=args.heads, dtype="float32", memory=memory)
-    )
-    keys = jax.random.split(jax.random.key(0), 3)
-    x, weight = jax.random.normal(keys[0], (2, args.batch, args.length, args.dim))
-    params = layer.init(keys[1], x)
-
-    def loss(params, x):
-        return jnp.sum(layer.apply(params, x) * weight)
-
-    step = jax.jit(jax.value_and_grad(loss, (0, 1)))
-
-    def run():
-        return jax.block_until_ready(step(params, x))
-
-    if not all(jnp.isfinite(a).all() for a in jax.tree.leaves(run())):
-        raise RuntimeError(f"{rule}: our loss or gradients are not finite")
-    return run
 
 
 def torch_program(args: argparse.Namespace, name: str, layer, apply, warm_up: int):
@@ -172,7 +131,10 @@ def compare(args: argparse.Namespace, peer: str, rule: str, aggregation: str) ->
     else:
         theirs = memory_caching_package(args, rule)
     times = common.interleave(
-        [ours(args, rule, aggregation), theirs], [args.calls, 1], args.rounds, args.budget_s
+        [one_layer.program(one_layer.settings_of(args, rule, aggregation)), theirs],
+        [args.calls, 1],
+        args.rounds,
+        args.budget_s,
     )
     us, them = (common.spread(t) for t in times)
     return {
@@ -219,10 +181,12 @@ def main() -> None:
             for row in rows
         ],
     )
-    name = f"vs_peers_{args.write_mode}" + ("_stop_gradient" if args.stop_gradient else "")
-    name += "" if args.length == 1024 else f"_{args.length}"
-    name += "" if args.peers == list(PEERS) else f"_{args.peers[0]}"
-    common.write_results(name, PACKAGES, vars(args), rows)
+    name: str | None = f"vs_peers_{args.write_mode}" + (
+        "_stop_gradient" if args.stop_gradient else ""
+    )
+    if args.rules != list(RULES) or args.peers != list(PEERS) or args.length != 1024:
+        name = None
+    common.write_results(args.name or name, PACKAGES, vars(args), rows)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import common
+from benchmarks import common, one_layer
 
 RULES = ("linear", "swla", "dla", "titans")
 AGGREGATIONS = ("none", "residual", "grm", "soup", "ssc")
@@ -38,13 +38,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--aggregations", nargs="+", choices=AGGREGATIONS, default=list(AGGREGATIONS)
     )
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--length", type=int, default=1024)
-    parser.add_argument("--dim", type=int, default=64)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--segment_len", type=int, default=64)
-    parser.add_argument("--chunk_len", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=2, help="cores for both")
+    one_layer.add_arguments(parser)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--calls", type=int, default=5, help="timed calls of each in a turn")
     return parser.parse_args()
@@ -56,7 +50,7 @@ class Worker:
     def __init__(self, tree: Path, settings: dict):
         environment = os.environ | {"PYTHONPATH": str(tree), "GLIBC_TUNABLES": ALLOCATOR}
         self._process = subprocess.Popen(
-            [sys.executable, str(ROOT / "benchmarks" / "layer_worker.py")],
+            [sys.executable, str(ROOT / "benchmarks" / "one_layer.py")],
             cwd=tree,
             env=environment,
             stdin=subprocess.PIPE,
@@ -86,24 +80,9 @@ class Worker:
         return answer
 
 
-def settings_of(args: argparse.Namespace, rule: str, aggregation: str) -> dict:
-    """A cell as the worker takes it."""
-    return {
-        "batch": args.batch,
-        "length": args.length,
-        "model": {"dim": args.dim, "num_heads": args.heads, "dtype": "float32"},
-        "memory": {
-            "rule": rule,
-            "aggregation": aggregation,
-            "segment_len": args.segment_len,
-            "chunk_len": args.chunk_len,
-        },
-    }
-
-
 def compare(args: argparse.Namespace, earlier: Path, rule: str, aggregation: str) -> dict:
     """Times of both revisions for one cell."""
-    settings = settings_of(args, rule, aggregation)
+    settings = one_layer.settings_of(args, rule, aggregation)
     workers = [Worker(tree, settings) for tree in (ROOT, earlier)]
     times: list[list[float]] = [[], []]
     for _ in range(args.rounds):
@@ -146,15 +125,12 @@ def main() -> None:
     ratios = [row["ratio"] for row in rows]
     mean = math.exp(statistics.fmean(math.log(r) for r in ratios))
     print(f"geometric mean {mean:.2f} times, least {min(ratios):.2f}; {common.device_name()}")
-    if args.rules == list(RULES) and args.aggregations == list(AGGREGATIONS):
-        commit = subprocess.run(
-            [*git, "rev-parse", "--short", args.revision],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-        settings = vars(args) | {"revision": commit}
-        common.write_results(f"vs_revision_{commit}", ("jax", "jaxlib", "flax"), settings, rows)
+    describe = [*git, "rev-parse", "--short", args.revision]
+    commit = subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
+    whole = args.rules == list(RULES) and args.aggregations == list(AGGREGATIONS)
+    settings = vars(args) | {"revision": commit}
+    name = f"vs_revision_{commit}" if whole else None
+    common.write_results(name, ("jax", "jaxlib", "flax"), settings, rows)
 
 
 if __name__ == "__main__":

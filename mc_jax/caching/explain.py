@@ -14,6 +14,7 @@ from mc_jax.kernels.chips import this_chip
 from mc_jax.kernels.deep_read import config as deep_read
 from mc_jax.kernels.deep_write import config as deep_write
 from mc_jax.kernels.linear_read import config as linear_read
+from mc_jax.kernels.selected_memories import worth_selecting
 from mc_jax.memory import get_rule
 from mc_jax.memory.network import ACTIVATIONS, MEM_NORMS
 
@@ -81,7 +82,10 @@ def explain(
         lines += _write_costs(write, not unwritten)
     reader = "deep_read" if deep and aggregation != "soup" else "linear_read"
     lines.append(f"read   {aggregation}: {_runs_on(unread, reader)}")
-    if not options.caches or not memories or options.segmentation != "constant":
+    constant = options.segmentation == "constant"
+    if unread and constant and worth_selecting(options.selected, memories / 2, length):
+        lines[-1] += "; only the memories that tokens select, fewer than counted"
+    if not options.caches or not memories or not constant:
         return "\n".join(lines)
     lines.append(f"       {memories} cached memories a head")
     if reader == "deep_read":

@@ -7,13 +7,22 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mc_jax.typing import Array, Float
+from mc_jax.typing import Array, Float, Int
 
 # Most groups of memories that a fresh sequence is read in: the tokens before a group are left out.
 # With eight of them a ninth of the reads are of memories that a token does not see yet; without,
 # half. Each is compiled by itself, so that a group of one memory would not be worth it, nor one
 # that does not fill a product.
 GROUPS = 8
+
+
+def extent(
+    memories: int, tokens: int, segment_len: int, first_segment: Int[Array, ""] | int
+) -> tuple[int, int]:
+    """How many of the memories some token may see, and their stride for `sum_over_memories`."""
+    if isinstance(first_segment, int) and first_segment == 0:
+        return min(memories, (tokens - 1) // segment_len), segment_len
+    return memories, 0
 
 
 def sum_over_memories(

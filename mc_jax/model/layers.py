@@ -44,8 +44,7 @@ class CausalConv(nn.Module):
     def __call__(self, x: Float[Array, "batch blocks *channels block_len"]) -> Array:
         """Mix each channel over its last `width` tokens, also those of the block before."""
         before, block_len = self.width - 1, x.shape[-1]
-        if x.shape[1] > 1 and before > block_len:
-            raise ValueError(f"width {self.width} reaches further back than blocks of {block_len}")
+        assert x.shape[1] == 1 or before <= block_len, "a token sees the block before at most"
         kernel_shape = (self.width, *x.shape[2:-1])
         kernel = self.param("kernel", nn.initializers.normal(self.width**-0.5), kernel_shape)
         kernel = kernel[..., None].astype(x.dtype)

@@ -38,7 +38,7 @@ class MemoryLayer(nn.Module):
         config, memory = self.config, self.config.memory
         heads = (config.num_heads, config.head_dim)
         # Tokens last until the core, which has them so too.
-        qkv = tokens_last(projection(config, (3, *heads), "qkv")(x))
+        qkv = tokens_last(projection(config, (3, *heads), "qkv")(x), memory.conv_width - 1)
         qkv = nn.silu(CausalConv(memory.conv_width, name="conv")(qkv))
         q, k = jnp.unstack(unit(qkv[:, :, :2], axis=-2), axis=2)
         q, k, v = (tokens_first(x) for x in (q, k, qkv[:, :, 2]))

@@ -14,11 +14,16 @@ BLOCK_LEN = 256
 
 
 def tokens_last(
-    x: Float[Array, "batch length *features"],
+    x: Float[Array, "batch length *features"], reach: int
 ) -> Float[Array, "batch blocks *features block_len"]:
-    """Blocks of up to `BLOCK_LEN` tokens; one block where the length is no multiple of it."""
+    """Blocks of `BLOCK_LEN` tokens, or one block of all.
+
+    Args:
+      x: tokens first.
+      reach: how many tokens back a token looks, at most into the block before.
+    """
     batch, length, *features = x.shape
-    whole = length % BLOCK_LEN or pltpu.is_tpu_device()
+    whole = length % BLOCK_LEN or reach > BLOCK_LEN or pltpu.is_tpu_device()
     x = x.reshape(batch, -1, length if whole else BLOCK_LEN, *features)
     return jnp.moveaxis(x, 2, -1)
 

@@ -8,6 +8,7 @@ import pytest
 from mc_jax.model import token_blocks
 from mc_jax.model.attention import Attention, rotary
 from mc_jax.model.layers import CausalConv, SwiGLU, unit
+from mc_jax.model.memory_layer import MemoryLayer
 from mc_jax.model.token_blocks import tokens_first, tokens_last
 
 from . import tiny
@@ -18,7 +19,7 @@ def test_conv_is_the_causal_sum_across_blocks(length, block_len, monkeypatch):
     monkeypatch.setattr(token_blocks, "BLOCK_LEN", block_len)
     rng = np.random.default_rng(0)
     x, kernel = rng.normal(size=(2, length, 3, 5)), rng.normal(size=(4, 3, 5))
-    blocks = tokens_last(jnp.asarray(x, jnp.float32))
+    blocks = tokens_last(jnp.asarray(x, jnp.float32), reach=3)
     assert blocks.shape == (2, length // block_len, 3, 5, block_len)
     found = tokens_first(CausalConv(4).apply({"params": {"kernel": kernel}}, blocks))
     expected = np.zeros_like(x)
@@ -28,10 +29,21 @@ def test_conv_is_the_causal_sum_across_blocks(length, block_len, monkeypatch):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_length_that_blocks_do_not_divide_is_one_block():
-    x = jnp.arange(2 * 300 * 3.0).reshape(2, 300, 3)
-    assert tokens_last(x).shape == (2, 1, 3, 300)
-    np.testing.assert_array_equal(tokens_first(tokens_last(x)), x)
+@pytest.mark.parametrize("length, reach", [(300, 3), (512, 257)])
+def test_what_blocks_do_not_suit_is_one_block(length, reach):
+    x = jnp.arange(2 * length * 3.0).reshape(2, length, 3)
+    blocks = tokens_last(x, reach)
+    assert blocks.shape == (2, 1, 3, length)
+    np.testing.assert_array_equal(tokens_first(blocks), x)
+
+
+def test_a_memory_layer_is_the_same_in_blocks(monkeypatch):
+    layer = MemoryLayer(tiny.config())
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 24, 8)), jnp.float32)
+    params = layer.init(jax.random.key(0), x)
+    whole = layer.apply(params, x)
+    monkeypatch.setattr(token_blocks, "BLOCK_LEN", 8)
+    np.testing.assert_allclose(layer.apply(params, x), whole, atol=1e-5)
 
 
 def test_unit_has_length_one_and_a_finite_gradient_at_zero():

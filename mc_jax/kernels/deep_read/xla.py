@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mc_jax.kernels.causal_groups import sum_over_memories
+from mc_jax.kernels.causal_groups import extent, sum_over_memories
 from mc_jax.kernels.gates import Router, Scores, read_gates, visible_memories
 from mc_jax.kernels.selected_memories import read_selected, worth_selecting
 from mc_jax.memory.network import MlpNetwork, MlpWeights, linear_of
@@ -22,14 +22,13 @@ def xla(
     """See `deep_read`."""
     memories, tokens = weights.w1.shape[0], q.shape[1]
     visible = visible_memories(memories, tokens, segment_len, first_segment)
-    fresh = isinstance(first_segment, int) and first_segment == 0
-    seen = min(memories, (tokens - 1) // segment_len) if fresh else memories
+    seen, stride = extent(memories, tokens, segment_len, first_segment)
     weights = jax.tree.map(lambda w: w[:seen], weights)
 
     def read(weights: MlpWeights, x: Array) -> Array:
         return network.features(linear_of(weights, x.dtype), x)
 
-    if router is not None and worth_selecting(top_k, seen / 2 if fresh else seen, tokens):
+    if router is not None and worth_selecting(top_k, seen / 2 if stride else seen, tokens):
         y, own = read_selected(read, weights, router, visible, q, top_k)
         return y.astype(q.dtype), own
     own, gate = read_gates(router, visible, top_k, q.dtype)
@@ -39,5 +38,5 @@ def xla(
     def add(y: Array, memory: tuple[MlpWeights, Array], x: Array) -> Array:
         return y + memory[1] * read(memory[0], x)
 
-    y = sum_over_memories(add, (weights, gate[:seen]), q, segment_len if fresh else 0)
+    y = sum_over_memories(add, (weights, gate[:seen]), q, stride)
     return y.astype(q.dtype), own

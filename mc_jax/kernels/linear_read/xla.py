@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from mc_jax.kernels.causal_groups import sum_over_memories
+from mc_jax.kernels.causal_groups import extent, sum_over_memories
 from mc_jax.kernels.gates import Router, Scores, read_gates, visible_memories
 from mc_jax.kernels.selected_memories import read_selected, worth_selecting
 from mc_jax.memory.network import matmul
@@ -23,15 +23,14 @@ def xla(
     """See `linear_read`."""
     tokens = q.shape[1]
     visible = visible_memories(weights.shape[0], tokens, segment_len, first_segment)
-    fresh = isinstance(first_segment, int) and first_segment == 0
-    seen = (tokens - 1) // segment_len if fresh else weights.shape[0]
-    if router is not None and worth_selecting(top_k, seen / 2 if fresh else seen, tokens):
+    seen, stride = extent(weights.shape[0], tokens, segment_len, first_segment)
+    if router is not None and worth_selecting(top_k, seen / 2 if stride else seen, tokens):
         y, own = read_selected(_read, weights[:seen], router, visible, q, top_k)
         return y.astype(q.dtype), own
     own, gate = read_gates(router, visible, top_k, q.dtype)
     if not seen:
         return jnp.zeros((weights.shape[1], tokens), q.dtype), own
-    y = mix(weights[:seen], gate[:seen], q, segment_len if fresh else 0)
+    y = mix(weights[:seen], gate[:seen], q, stride)
     return y.astype(q.dtype), own
 
 
