@@ -12,17 +12,15 @@ from mc_jax.caching.kernels import check_implementation, write_on_kernel
 from mc_jax.caching.options import Options
 from mc_jax.caching.recurrent import recurrent
 from mc_jax.caching.segments import capacity_for
-from mc_jax.caching.validate import check_arrays, check_cache
+from mc_jax.caching.token_read import READS, SEQUENCES
+from mc_jax.caching.validate import check_arrays, check_cache, check_lengths
 from mc_jax.errors import InputError
 from mc_jax.memory import DeepParams, get_rule
 from mc_jax.memory.network import accumulator
 from mc_jax.memory.rule import Rule
-from mc_jax.typing import Array, Float
+from mc_jax.typing import Array, Float, Int
 
-# The counter of tokens is one for all sequences and heads.
-_CACHE_AXES: Any = Cache(*(None, 0, 0, 0, 0, 0))  # type: ignore[arg-type]
-
-IMPLEMENTATIONS = ("chunked", "recurrent", "xla", "pallas", "pallas_interpret")
+IMPLEMENTATIONS = ("chunked", "decode", "recurrent", "xla", "pallas", "pallas_interpret")
 
 
 def memory_caching(
@@ -44,6 +42,7 @@ def memory_caching(
     mem_norm: str = "layer",
     activation: str = "gelu",
     initial_cache: Cache | None = None,
+    lengths: Int[Array, "*batch"] | None = None,
     implementation: str | None = None,
 ) -> tuple[Float[Array, "batch length heads head_dim"], Cache]:
     """A recurrent memory that keeps its states and lets every token read them.
@@ -84,9 +83,13 @@ def memory_caching(
       mem_norm: norm of an MLP memory: layer | none | weight_l2.
       activation: of an MLP memory: gelu (exact) | gelu_tanh | silu | relu.
       initial_cache: cache of an earlier call with the same options, to go on from.
-      implementation: recurrent (a token at a time) | chunked (chunk-parallel, with the best kernels
-        of the device) | xla | pallas | pallas_interpret (chunk-parallel, every kernel of that
-        kind); None picks recurrent for a single token and else chunked.
+      lengths: how many of the call's tokens are there, [] or of each sequence [batch]; the rest
+        is padding, whose outputs mean nothing. None for all. Sequences of different lengths have
+        a `position` each in the cache from then on.
+      implementation: recurrent (a token at a time, as the equations are printed) | decode (a token
+        at a time, reading only what it needs) | chunked (chunk-parallel, with the best kernels of
+        the device) | xla | pallas | pallas_interpret (chunk-parallel, every kernel of that kind);
+        None picks decode for a single token and else chunked.
 
     Returns:
       Outputs, shaped and typed as v, and the cache to continue from. Under `jit` a cache cannot
@@ -99,23 +102,27 @@ def memory_caching(
     the_rule = get_rule(rule, mem_norm=mem_norm, activation=activation)
     check_arrays(options, the_rule, q, k, v, u, gates, params)
     if implementation is None:
-        implementation = "recurrent" if q.shape[1] == 1 else "chunked"
+        implementation = "decode" if q.shape[1] == 1 else "chunked"
     if implementation not in IMPLEMENTATIONS:
         raise InputError("implementation", implementation, " | ".join(IMPLEMENTATIONS) + " | None")
     hidden = None if params is None else params.w1.shape[-1]
     check_implementation(implementation, options, the_rule, q.shape[-1], hidden, q.dtype)
+    check_lengths(q, lengths)
     if not options.gated:
         u = None
     if initial_cache is not None:
         if not isinstance(initial_cache, Cache):
             found = type(initial_cache).__name__
             raise InputError("initial_cache", found, "the Cache that an earlier call returned")
-        expected = _empty(options, the_rule, q, gates, params, initial_cache.capacity)
+        expected = _empty(options, the_rule, q, gates, params, initial_cache)
         check_cache(expected, initial_cache)
         if options.caches and not isinstance(initial_cache.position, jax.core.Tracer):
-            length = int(initial_cache.position) + q.shape[1]
+            length = int(jnp.max(initial_cache.position)) + q.shape[1]
             initial_cache = grow(initial_cache, capacity_for(length, segment_len, segmentation))
-    return _run(options, the_rule, implementation, q, k, v, u, gates, params, initial_cache)
+    if lengths is not None:
+        lengths = jnp.asarray(lengths, jnp.int32)
+    arrays = (q, k, v, u, gates, params, initial_cache, lengths)
+    return _run(options, the_rule, implementation, *arrays)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -130,56 +137,75 @@ def _run(
     gates: Any,
     params: DeepParams | None,
     cache: Cache | None,
+    lengths: Array | None,
 ) -> tuple[Array, Cache]:
-    fresh = cache is None
+    # With lengths nothing about the grid of segments is static, as in a sequence that goes on.
+    fresh = cache is None and lengths is None
+    token_wise = implementation in ("decode", "recurrent")
     window = rule.window(gates)
-    if cache is None:
-        capacity = 0
-        if options.caches:
-            capacity = capacity_for(q.shape[1], options.segment_len, options.segmentation)
-
+    own_positions = cache is not None and cache.position.ndim > 0
+    capacity = 0
+    if options.caches:
+        capacity = capacity_for(q.shape[1], options.segment_len, options.segmentation)
     kernel = None if implementation == "chunked" else implementation
     written = None
-    if fresh and implementation != "recurrent":
+    if fresh and not token_wise:
         written = write_on_kernel(options, rule, params, q, k, v, gates, kernel)
 
-    def head(q, k, v, u, gates, params, cache, written):
+    def head(q, k, v, u, gates, params, cache, lengths, written):
         if cache is None:
             dtype = accumulator(q.dtype)
             cache = empty_cache(rule, options, params, q.shape[0], window, dtype, capacity)
-        if implementation == "recurrent":
-            return recurrent(rule, options, params, q, k, v, u, gates, cache)
-        return chunked(rule, options, params, q, k, v, u, gates, cache, fresh, kernel, written)
+        arguments = (rule, options, params, q, k, v, u, gates, cache, lengths)
+        if token_wise:
+            return recurrent(*arguments, READS[implementation])
+        return chunked(*arguments, fresh, kernel, written)
 
     # One head of one sequence has its tokens on the last axis.
     q, k, v, gates = jax.tree.map(lambda x: jnp.moveaxis(x, 1, -1), (q, k, v, gates))
     temperature = u is not None and u.ndim == 1
     if u is not None and not temperature:
         u = jnp.moveaxis(u, 1, -1)
-    axes = None if fresh else _CACHE_AXES
-    heads = jax.vmap(head, in_axes=(0, 0, 0, 0, 0, 0, axes, 0), out_axes=(0, _CACHE_AXES))
+    ragged = lengths is not None and lengths.ndim > 0
+    heads = jax.vmap(
+        head,
+        in_axes=(0, 0, 0, 0, 0, 0, None if cache is None else _cache_axes(None), None, 0),
+        out_axes=(0, _cache_axes(None)),
+    )
     sequences = jax.vmap(
         heads,
-        in_axes=(0, 0, 0, None if temperature else 0, 0, None, axes, 0),
-        out_axes=(0, _CACHE_AXES),
+        in_axes=(
+            *(0, 0, 0, None if temperature else 0, 0, None),
+            None if cache is None else _cache_axes(0 if own_positions else None),
+            0 if ragged else None,
+            0,
+        ),
+        out_axes=(0, _cache_axes(0 if ragged or own_positions else None)),
+        axis_name=SEQUENCES,
     )
-    y, cache = sequences(q, k, v, u, gates, params, cache, written)
+    y, cache = sequences(q, k, v, u, gates, params, cache, lengths, written)
     return jnp.moveaxis(y, -1, 1), cache
 
 
+def _cache_axes(position: int | None) -> Any:
+    """Axes that a cache is mapped over; the counter of tokens is one for all heads."""
+    return Cache(*(position, 0, 0, 0, 0, 0))  # type: ignore[arg-type]
+
+
 def _empty(
-    options: Options, rule: Rule, q: Array, gates: Any, params: DeepParams | None, capacity: int
+    options: Options, rule: Rule, q: Array, gates: Any, params: DeepParams | None, like: Cache
 ) -> Cache:
-    """Shapes of a cache with leading axes [batch, heads]."""
+    """Shapes of a cache with leading axes [batch, heads], of the same room as `like`."""
 
     def one(params: DeepParams | None) -> Cache:
         dtype = accumulator(q.dtype)
-        return empty_cache(rule, options, params, q.shape[-1], rule.window(gates), dtype, capacity)
+        window = rule.window(gates)
+        return empty_cache(rule, options, params, q.shape[-1], window, dtype, like.capacity)
 
     def all_heads(params: DeepParams | None) -> Cache:
-        heads = jax.vmap(one, in_axes=0, out_axes=_CACHE_AXES, axis_size=q.shape[2])
+        heads = jax.vmap(one, in_axes=0, out_axes=_cache_axes(None), axis_size=q.shape[2])
         cache = heads(params)
         batched = jax.tree.map(lambda x: jnp.broadcast_to(x, (q.shape[0], *x.shape)), cache)
-        return batched._replace(position=cache.position)
+        return batched if like.position.ndim else batched._replace(position=cache.position)
 
     return jax.eval_shape(all_heads, params)

@@ -31,7 +31,7 @@ class Cache(NamedTuple):
     [batch, heads] on all but `position`.
 
     Attributes:
-      position: tokens read so far, int32 [].
+      position: tokens read so far, int32 []; [batch] where sequences have different lengths.
       state: the running recurrence, ready for the next token.
       key_sum: sum of the running segment's keys [head_dim]; None unless gates read content.
       memories: cached memories, slots on the first axis; slots not yet filled hold zeros.

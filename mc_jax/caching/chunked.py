@@ -90,6 +90,7 @@ def chunked(
     u: Array | None,
     gates: Any,
     cache: Cache,
+    count: Array | None,
     fresh: bool,
     kernel: str | None,
     on_kernel: deep_write.Written | None,
@@ -106,11 +107,12 @@ def chunked(
       u: what the gate asks for.
       gates: the rule's gates, leaves [..., length].
       cache: what came before; an empty one with room for this call's memories if `fresh`.
-      fresh: whether the sequence starts here.
+      count: how many of the tokens are there, where the rest is padding; None for all.
+      fresh: whether the sequence starts here, and all of its tokens are there.
       kernel: implementation of the reads; None for the best.
       on_kernel: this head's part of what a kernel has written; None to compress here.
     """
-    grid = Grid(options, q.shape[1], 0 if fresh else cache.position)
+    grid = Grid(options, q.shape[1], 0 if fresh else cache.position, count)
     if on_kernel is None:
         compressed = _compress(rule, grid, params, q, k, v, gates, cache)
     else:
@@ -123,7 +125,7 @@ def chunked(
     read = read_mixed_maps if mixes_maps(options, rule.network) else read_and_mix
     y = read(rule.network, norm_of(params), q, compressed.online, cached)
     y = grid.take(y).astype(v.dtype)
-    position = cache.position + grid.length
+    position = cache.position + (grid.length if count is None else count)
     if not fresh:
         y = jnp.where(fits(options, cache, position), y, jnp.nan)
     state, *streams = compressed.finals
@@ -164,7 +166,10 @@ def _or_zero(rows: Array) -> Array:
 def _summarise(grid: Grid, k: Array, cache: Cache) -> Keys:
     """Running sums and means of the keys, segment by segment (eqs. 10 and 16)."""
     assert cache.key_sum is not None
-    keys = grid.by_segment(grid.place(k).astype(cache.key_sum.dtype))
+    keys = grid.place(k).astype(cache.key_sum.dtype)
+    if grid.count is not None:
+        keys = jnp.where(grid.valid, keys, 0)
+    keys = grid.by_segment(keys)
     sums = jnp.cumsum(keys, -1).at[:, 0].add(cache.key_sum[:, None])
     own = sums / jnp.arange(1, grid.block_len + 1, dtype=sums.dtype)
     return Keys(own.reshape(k.shape[0], -1), sums[:, :, -1].T, own[:, :, -1].T)

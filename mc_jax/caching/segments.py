@@ -50,11 +50,13 @@ class Grid:
       options: static options.
       length: tokens of the call.
       position: tokens before the call; the Python integer 0 for a fresh sequence, else an array.
+      count: how many of the call's tokens are there, where the rest is padding; None for all.
     """
 
     options: Options
     length: int
     position: int | Array
+    count: Array | None = None
 
     @property
     def fresh(self) -> bool:
@@ -89,9 +91,14 @@ class Grid:
         return self.position // self.options.block_len
 
     @property
+    def end(self) -> int | Array:
+        """Place after the call's last token in the buffer."""
+        return self.offset + (self.length if self.count is None else self.count)
+
+    @property
     def ended(self) -> int | Array:
         """Segments of the buffer that are complete when the call ends."""
-        return (self.offset + self.length) // self.options.block_len
+        return self.end // self.options.block_len
 
     @property
     def index(self) -> Array:
@@ -102,7 +109,7 @@ class Grid:
     def valid(self) -> Array:
         """Whether a place holds a token of this call, bool [tokens]."""
         place = jnp.arange(self.tokens)
-        return (place >= self.offset) & (place < self.offset + self.length)
+        return (place >= self.offset) & (place < self.end)
 
     @property
     def chunk_complete(self) -> Array:

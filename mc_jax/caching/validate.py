@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mc_jax.caching.cache import Cache
 from mc_jax.caching.options import Options
@@ -40,6 +41,27 @@ def check_arrays(
     _check_router(options, q, u)
     _check_gates(rule, q, gates)
     _check_params(rule, q, params)
+
+
+def check_lengths(q: Array, lengths: Any) -> None:
+    """Refuse numbers of tokens that do not fit the call's.
+
+    Raises:
+      InputError: naming the argument.
+    """
+    if lengths is None:
+        return
+    batch, most = q.shape[:2]
+    allowed = f"integers from 0 to {most}, one or [{batch}]"
+    if jnp.shape(lengths) not in ((), (batch,)) or not jnp.issubdtype(
+        jnp.result_type(lengths), jnp.integer
+    ):
+        raise InputError("lengths", lengths, allowed)
+    if isinstance(lengths, jax.core.Tracer):
+        return
+    values = np.asarray(lengths)
+    if values.min() < 0 or values.max() > most:
+        raise InputError("lengths", values.tolist(), allowed)
 
 
 def _describe(x: Array) -> str:

@@ -81,11 +81,10 @@ def _inputs(
 
 def _last(grid: Grid, buffer: Array, size: int) -> Array:
     """The window after the call: the last tokens, without those of a segment that has ended."""
-    end = grid.offset + grid.length
-    last = lax.dynamic_slice_in_dim(buffer, end, size, -1)
+    last = lax.dynamic_slice_in_dim(buffer, grid.end, size, -1)
     if not grid.options.resets:
         return last
-    inside = end - size + jnp.arange(size) >= grid.ended * grid.block_len
+    inside = grid.end - size + jnp.arange(size) >= grid.ended * grid.block_len
     return jnp.where(inside, last, 0)
 
 
