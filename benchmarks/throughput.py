@@ -141,10 +141,13 @@ def layer_program(config, args: argparse.Namespace, length: int, gradient: bool)
     x, weight = jax.random.normal(jax.random.key(0), (2, *shape), config.compute_dtype)
     params = layer.init(jax.random.key(1), x[:1, : args.segment_len])
 
-    def loss(params, x):
-        return jnp.sum(layer.apply(params, x) * weight, dtype=jnp.float32)
+    def forward(params, x):
+        return layer.apply(params, x)[0]
 
-    return (jax.value_and_grad(loss, (0, 1)) if gradient else layer.apply), (params, x)
+    def loss(params, x):
+        return jnp.sum(forward(params, x) * weight, dtype=jnp.float32)
+
+    return (jax.value_and_grad(loss, (0, 1)) if gradient else forward), (params, x)
 
 
 def step_program(config, args: argparse.Namespace, length: int):

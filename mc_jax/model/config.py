@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
@@ -13,7 +14,7 @@ from mc_jax.errors import InputError
 from mc_jax.memory import ACTIVATIONS, MEM_NORMS, get_rule, rule_names
 
 MIXERS = ("memory", "attention", "sliding")
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "float64")
 REMATS = ("none", "full", "dots")
 DECAYS = ("auto", "on", "off")
 MEMORY_IMPLEMENTATIONS = ("auto", "chunked", "recurrent", "xla", "pallas")
@@ -215,8 +216,9 @@ class ModelConfig(_Config):
     pattern: tuple[str, ...] = ("memory",)
     # Whether the head is the embedding's transpose.
     tie_embeddings: bool = True
-    # Type that activations and matmuls run in: float32 | bfloat16. Parameters, gates and the
-    # memories' states are always float32.
+    # Type that activations and matmuls run in: float32 | bfloat16 | float64 (for checks, with
+    # JAX_ENABLE_X64=1). Parameters, gates and the memories' states are always float32, or computed
+    # in float64 beside it.
     dtype: str = "float32"
     # One compiled body for all repetitions of the pattern, which a deep model compiles much
     # faster; unrolled, a shallow one compiles and runs faster.
@@ -242,6 +244,9 @@ class ModelConfig(_Config):
         self._check_at_least(1, "dim", "num_layers", "num_heads")
         self._check_at_least(0, "mlp_dim")
         self._check_choice("dtype", DTYPES)
+        if self.dtype == "float64" and not jax.config.read("jax_enable_x64"):
+            allowed = "float32 | bfloat16, or float64 with JAX_ENABLE_X64=1 in the environment"
+            raise InputError(self._path("dtype"), self.dtype, allowed)
         self._check_choice("remat", REMATS)
         if not self.pattern or any(mixer not in MIXERS for mixer in self.pattern):
             allowed = "a tuple of one or more of " + " | ".join(MIXERS)

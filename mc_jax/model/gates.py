@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from mc_jax.memory import DLAGates, LinearGates, SWLAGates, TitansGates
+from mc_jax.memory.network import accumulator
 from mc_jax.model.config import MemoryConfig
 from mc_jax.typing import Array, Float
 
@@ -14,7 +15,7 @@ DLA_STEP = 0.1
 
 
 class RuleGates(nn.Module):
-    """Gates per head and token, `sigmoid(W x + b)` in float32, scaled into the rule's range.
+    """Gates per head and token, `sigmoid(W x + b)` in float32 or more, in the rule's range.
 
     W starts at zero, so that at first every gate is what its bias says: the retention alpha
     4C / (4C + 1) for segments of C tokens (a memory outlives its segment), swla's own write close
@@ -34,7 +35,7 @@ class RuleGates(nn.Module):
             return None
         gates = nn.DenseGeneral(
             (len(logits), self.num_heads),
-            dtype=jnp.float32,
+            dtype=accumulator(x.dtype),
             kernel_init=nn.initializers.zeros,
             bias_init=lambda key, shape, dtype: jnp.repeat(
                 jnp.asarray(list(logits.values()), dtype), self.num_heads

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
+from mc_jax.memory.network import accumulator
 from mc_jax.model.config import ModelConfig
 from mc_jax.typing import Array, Float
 
@@ -41,17 +42,28 @@ class CausalConv(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch blocks *channels block_len"]) -> Array:
-        """Mix each channel over its last `width` tokens, also those of the block before."""
+    def __call__(
+        self,
+        x: Float[Array, "batch blocks *channels block_len"],
+        tail: Float[Array, "batch before *channels"] | None = None,
+    ) -> Array:
+        """Mix each channel over its last `width` tokens, also those of the block before.
+
+        Args:
+          x: blocks of tokens.
+          tail: the `width - 1` tokens before the first; None for zeros.
+        """
         before, block_len = self.width - 1, x.shape[-1]
         assert x.shape[1] == 1 or before <= block_len, "a token sees the block before at most"
         kernel_shape = (self.width, *x.shape[2:-1])
         kernel = self.param("kernel", nn.initializers.normal(self.width**-0.5), kernel_shape)
         kernel = kernel[..., None].astype(x.dtype)
-        # What a block needs of the one before; zeros before the first.
+        # What a block needs of the one before.
         ends = x[:, :-1, ..., max(block_len - before, 0) :]
         missing = before - ends.shape[-1]
         ends = jnp.pad(ends, [(0, 0), (1, 0), *[(0, 0)] * (x.ndim - 3), (missing, 0)])
+        if tail is not None:
+            ends = ends.at[:, 0].set(jnp.moveaxis(tail, 1, -1))
         x = jnp.concatenate([ends, x], -1)
         return sum(w * x[..., i : i + block_len] for i, w in enumerate(kernel[::-1]))
 
@@ -71,6 +83,6 @@ class SwiGLU(nn.Module):
 
 def unit(x: Array, axis: int = -1) -> Array:
     """`x` at length 1 along `axis`; the gradient stays finite at 0."""
-    x32 = x.astype(jnp.float32)
+    x32 = x.astype(accumulator(x.dtype))
     square = jnp.sum(x32 * x32, axis, keepdims=True)
     return (x32 * lax.rsqrt(square + NORMALISE_EPS)).astype(x.dtype)

@@ -1,15 +1,32 @@
 """The language model: embedding, blocks in a repeated pattern, norm, head."""
 
+from typing import Any, NamedTuple
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from mc_jax.errors import InputError
+from mc_jax.memory.network import accumulator
 from mc_jax.model.attention import Attention
+from mc_jax.model.cache import MixerCache, ModelCache
 from mc_jax.model.config import ModelConfig
 from mc_jax.model.layers import SwiGLU
 from mc_jax.model.memory_layer import MemoryLayer
 from mc_jax.typing import Array, Float, Int
+
+
+class Past(NamedTuple):
+    """Where a call's tokens lie.
+
+    Attributes:
+      position: tokens before them, [] or [batch].
+      lengths: how many of them are there, [] or [batch]; None for all.
+    """
+
+    position: Array | int
+    lengths: Array | None
+
 
 _REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -24,18 +41,25 @@ class Block(nn.Module):
     mixer: str
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch length dim"]) -> Float[Array, "batch length dim"]:
-        """Apply the mixer named `mixer` and the feed-forward."""
+    def __call__(
+        self, x: Float[Array, "batch length dim"], past: Past | None = None, layer: Any = None
+    ) -> tuple[Float[Array, "batch length dim"], MixerCache | None]:
+        """Apply the mixer named `mixer` and the feed-forward; see `Group`."""
         config = self.config
+        normed = nn.RMSNorm(dtype=config.compute_dtype, name="mixer_norm")(x)
+        position, lengths = past or Past(0, None)
+        y: Array
+        after: MixerCache
         if self.mixer == "memory":
-            mixer: nn.Module = MemoryLayer(config, name="mixer")
+            y, after = MemoryLayer(config, name="mixer")(normed, layer, lengths)
         else:
-            mixer = Attention(config, sliding=self.mixer == "sliding", name="mixer")
-        x = x + mixer(nn.RMSNorm(dtype=config.compute_dtype, name="mixer_norm")(x))
+            attention = Attention(config, sliding=self.mixer == "sliding", name="mixer")
+            y, after = attention(normed, layer, position, lengths)
+        x = x + y
         if config.mlp_dim:
             hidden = nn.RMSNorm(dtype=config.compute_dtype, name="mlp_norm")(x)
             x = x + SwiGLU(config, name="mlp")(hidden)
-        return x
+        return x, None if past is None else after
 
 
 class Group(nn.Module):
@@ -44,16 +68,33 @@ class Group(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch length dim"]) -> Float[Array, "batch length dim"]:
-        """Apply the blocks in turn."""
+    def __call__(
+        self,
+        x: Float[Array, "batch length dim"],
+        past: Past | None = None,
+        layers: tuple[MixerCache, ...] | None = None,
+    ) -> tuple[Float[Array, "batch length dim"], tuple[MixerCache | None, ...]]:
+        """Apply the blocks in turn.
+
+        Args:
+          x: tokens.
+          past: where the tokens lie in their sequences; None if no cache is wanted.
+          layers: cache of each block; None where the sequences start.
+
+        Returns:
+          Tokens, and the caches after them if they are wanted.
+        """
         config, block = self.config, Block
-        if config.remat != "none":
+        if config.remat != "none" and past is None:
             # Inside a scan nothing can be merged with the forward pass, so nothing is prevented.
             policy = _REMAT_POLICIES[config.remat]
             block = nn.remat(Block, policy=policy, prevent_cse=not config.scan_layers)
+        after = []
         for i, mixer in enumerate(config.pattern):
-            x = block(config, mixer, name=f"block_{i}")(x)
-        return x
+            layer = None if layers is None else layers[i]
+            x, kept = block(config, mixer, name=f"block_{i}")(x, past, layer)
+            after.append(kept)
+        return x, tuple(after)
 
 
 class LanguageModel(nn.Module):
@@ -65,9 +106,8 @@ class LanguageModel(nn.Module):
 
     config: ModelConfig
 
-    @nn.compact
     def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length vocab"]:
-        """Logits in float32; those at position t depend on tokens 0..t.
+        """Logits in float32 (float64 beside it); those at position t depend on tokens 0..t.
 
         Args:
           tokens: token ids.
@@ -75,6 +115,40 @@ class LanguageModel(nn.Module):
         Raises:
           InputError: `tokens` has not two axes.
         """
+        return self._logits(tokens, None, None)[0]
+
+    def extend(
+        self,
+        tokens: Int[Array, "batch length"],
+        cache: ModelCache | None = None,
+        lengths: Int[Array, "*batch"] | None = None,
+        last: bool = False,
+    ) -> tuple[Float[Array, "batch length vocab"], ModelCache]:
+        """Logits as `__call__` gives them, of tokens that go on from a cache.
+
+        Inside `jit` a cache does not grow: see `mc_jax.inference.make_room`.
+
+        Args:
+          tokens: token ids.
+          cache: of the tokens before; None where the sequences start.
+          lengths: how many of the tokens are there, [] or [batch]; the rest is padding, whose
+            logits mean nothing. None for all.
+          last: give the logits of each sequence's last token only, [batch, 1, vocab].
+
+        Raises:
+          InputError: `tokens` has not two axes.
+        """
+        position = jnp.zeros((), jnp.int32) if cache is None else cache.position
+        past = Past(position, lengths)
+        logits, layers = self._logits(tokens, past, cache and cache.layers, last)
+        position = position + (tokens.shape[1] if lengths is None else lengths)
+        return logits, ModelCache(position.astype(jnp.int32), layers)
+
+    @nn.compact
+    def _logits(
+        self, tokens: Array, past: Past | None, layers: Any, last: bool = False
+    ) -> tuple[Array, Any]:
+        """Logits, and the caches of the layers unless `past` is None."""
         if tokens.ndim != 2:
             raise InputError("tokens", tokens.shape, "[batch, length]")
         config = self.config
@@ -83,23 +157,39 @@ class LanguageModel(nn.Module):
         shape = (config.vocab_size, config.dim)
         table = self.param("embedding", initial, shape)
         x = jnp.take(table, tokens, axis=0).astype(config.compute_dtype)
-        x = self._blocks(x)
+        x, layers = self._blocks(x, past, layers)
+        if last and past is not None:
+            x = _last(x, past.lengths)
         x = nn.RMSNorm(dtype=config.compute_dtype, name="norm")(x)
         head = table if config.tie_embeddings else self.param("head", initial, shape)
         head = head.astype(x.dtype)
-        return jnp.einsum("blm,vm->blv", x, head, preferred_element_type=jnp.float32)
+        return jnp.einsum(
+            "blm,vm->blv", x, head, preferred_element_type=accumulator(x.dtype)
+        ), layers
 
-    def _blocks(self, x: Array) -> Array:
+    def _blocks(self, x: Array, past: Past | None, layers: Any) -> tuple[Array, Any]:
         config = self.config
         groups = config.num_layers // len(config.pattern)
         if not config.scan_layers:
+            after = []
             for g in range(groups):
-                x = Group(config, name=f"layers_{g}")(x)
-            return x
+                before = None if layers is None else layers[g]
+                x, kept = Group(config, name=f"layers_{g}")(x, past, before)
+                after.append(kept)
+            return x, tuple(after)
         scan = nn.scan(
-            lambda group, x, _: (group(x), None),
+            lambda group, x, past, layers: group(x, past, layers),
             variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True},
+            in_axes=(nn.broadcast, 0),
             length=groups,
         )
-        return scan(Group(config, name="layers"), x, None)[0]
+        return scan(Group(config, name="layers"), x, past, layers)
+
+
+def _last(x: Array, lengths: Array | None) -> Array:
+    """The last token of each sequence [batch, 1, dim]."""
+    if lengths is None:
+        return x[:, -1:]
+    index = jnp.broadcast_to(lengths - 1, x.shape[:1])
+    return jnp.take_along_axis(x, index[:, None, None], 1)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 
 from mc_jax.caching import memory_caching
 from mc_jax.memory import DeepParams, NormParams
+from mc_jax.memory.network import accumulator
+from mc_jax.model.cache import MemoryLayerCache, last_tokens
 from mc_jax.model.config import ModelConfig
 from mc_jax.model.gates import RuleGates
 from mc_jax.model.layers import CausalConv, output_projection, projection, unit
@@ -33,18 +35,34 @@ class MemoryLayer(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x: Float[Array, "batch length dim"]) -> Float[Array, "batch length dim"]:
-        """Mix the tokens of each sequence, causally."""
+    def __call__(
+        self,
+        x: Float[Array, "batch length dim"],
+        cache: MemoryLayerCache | None = None,
+        lengths: Array | None = None,
+    ) -> tuple[Float[Array, "batch length dim"], MemoryLayerCache]:
+        """Mix the tokens of each sequence, causally.
+
+        Args:
+          x: tokens.
+          cache: of those before; None where the sequences start.
+          lengths: how many of the tokens are there, [] or [batch]; None for all.
+        """
         config, memory = self.config, self.config.memory
         heads = (config.num_heads, config.head_dim)
+        before = memory.conv_width - 1
+        projected = projection(config, (3, *heads), "qkv")(x)
+        tail = None if cache is None else cache.tail.astype(projected.dtype)
         # Tokens last until the core, which has them so too.
-        qkv = tokens_last(projection(config, (3, *heads), "qkv")(x), memory.conv_width - 1)
-        qkv = nn.silu(CausalConv(memory.conv_width, name="conv")(qkv))
+        qkv = tokens_last(projected, before)
+        qkv = nn.silu(CausalConv(memory.conv_width, name="conv")(qkv, tail))
+        if tail is None:
+            tail = jnp.zeros((x.shape[0], before, 3, *heads), projected.dtype)
         q, k = jnp.unstack(unit(qkv[:, :, :2], axis=-2), axis=2)
         q, k, v = (tokens_first(x) for x in (q, k, qkv[:, :, 2]))
         u = Router(config, name="score")(x) if memory.options.gated else None
         self.sow("intermediates", "router", RouterInputs(q, k, u))
-        y, _ = memory_caching(
+        y, kept = memory_caching(
             q,
             k,
             v,
@@ -61,11 +79,14 @@ class MemoryLayer(nn.Module):
             chunk_len=memory.chunk_len,
             mem_norm=memory.mem_norm,
             activation=memory.activation,
+            initial_cache=None if cache is None else cache.memory,
+            lengths=lengths,
             implementation=None if memory.implementation == "auto" else memory.implementation,
         )
         y = nn.RMSNorm(dtype=config.compute_dtype, name="norm")(y)
         y = y * nn.silu(projection(config, heads, "gate")(x))
-        return output_projection(config, 2, "out")(y)
+        after = MemoryLayerCache(last_tokens(tail, projected, lengths), kept)
+        return output_projection(config, 2, "out")(y), after
 
 
 class Router(nn.Module):
@@ -86,7 +107,7 @@ class Router(nn.Module):
                 return self.param("temperature", initial, (config.num_heads,))
             case _:
                 features = (config.num_heads, memory.position_slots)
-                return nn.DenseGeneral(features, dtype=jnp.float32, name="distance")(x)
+                return nn.DenseGeneral(features, dtype=accumulator(x.dtype), name="distance")(x)
 
 
 class InitialMemory(nn.Module):
