@@ -13,7 +13,7 @@ from mc_jax.evaluation import scores
 from mc_jax.evaluation.gates import GateMap
 from mc_jax.evaluation.recall import RecallResult
 from mc_jax.evaluation.text import TextResult
-from mc_jax.training.files import replace
+from mc_jax.files import replace
 
 _LINE, _MARK = "#c2452d", "#555555"
 _MOST_HEADS = 8  # with more than these, one panel shows their mean

@@ -15,9 +15,9 @@ from mc_jax.errors import InputError
 from mc_jax.evaluation import gates, pictures, scores
 from mc_jax.evaluation.recall import evaluate_recall
 from mc_jax.evaluation.text import evaluate_text
+from mc_jax.files import replace
 from mc_jax.model import LanguageModel
 from mc_jax.training import Experiment, check, load
-from mc_jax.training.files import replace
 from mc_jax.training.sharding import data_parallel
 from mc_jax.typing import PyTree
 

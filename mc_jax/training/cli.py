@@ -34,6 +34,19 @@ class Parser(argparse.ArgumentParser):
         raise InputError("arguments", message, "what --help lists")
 
 
+def add_checkpoint_options(parser: Parser) -> None:
+    """Add --workdir, and --step or --best."""
+    parser.add_argument("--workdir", metavar="FOLDER", required=True, help="the run's folder")
+    checkpoint = parser.add_mutually_exclusive_group()
+    checkpoint.add_argument("--step", type=int, metavar="N", help="a step that is kept")
+    checkpoint.add_argument("--best", action="store_true", help="the lowest held-out loss")
+
+
+def which_checkpoint(options: argparse.Namespace) -> str | int:
+    """What those options say, as `mc_jax.training.load` takes it."""
+    return "best" if options.best else "latest" if options.step is None else options.step
+
+
 def run(main: Callable[[], int]) -> NoReturn:
     """Call `main` and leave with its exit code; an InputError becomes one line and exit code 2."""
     program = Path(sys.argv[0]).name

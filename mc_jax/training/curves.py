@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mc_jax.training.files import replace
+from mc_jax.files import replace
 from mc_jax.training.metrics import read
 
 _TRAIN, _HELD_OUT = "#7aa6c2", "#c2452d"

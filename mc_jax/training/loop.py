@@ -29,12 +29,12 @@ from mc_jax import data
 from mc_jax.allocator import keep_freed_memory
 from mc_jax.data.pipeline import TrainIterator
 from mc_jax.errors import InputError
+from mc_jax.files import replace
 from mc_jax.model import LanguageModel, param_count
 from mc_jax.training import curves, metrics
 from mc_jax.training.checkpoint import Checkpoints
 from mc_jax.training.evaluate import HeldOut, make_held_out
 from mc_jax.training.experiment import Experiment, check
-from mc_jax.training.files import replace
 from mc_jax.training.optimizer import learning_rate, make_optimizer
 from mc_jax.training.progress import Progress
 from mc_jax.training.recorder import DivergedError, Recorder

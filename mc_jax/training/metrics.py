@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from tensorboardX import SummaryWriter
 
 from mc_jax.errors import InputError
+from mc_jax.files import replace
 from mc_jax.training.config import TrainConfig
-from mc_jax.training.files import replace
 
 Record = dict[str, float]
 

@@ -1,0 +1,138 @@
+"""The commands `eval.py generate` and `eval.py export`."""
+
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from mc_jax import data
+from mc_jax.allocator import keep_freed_memory
+from mc_jax.errors import InputError
+from mc_jax.inference import Sampling, prefill, stream
+from mc_jax.inference.generate import encode
+from mc_jax.inference.session import Session, load_session, save_session
+from mc_jax.inference.weights import CONFIG, Weights, export_weights, import_weights
+from mc_jax.model import ModelConfig
+from mc_jax.training import Saved, load
+from mc_jax.training.cli import Parser, add_checkpoint_options, which_checkpoint
+
+GENERATE = """Continue a text with a trained model, on standard output as it is written.
+
+  python eval.py generate --workdir=runs/default --prompt="def main("
+  python eval.py generate --workdir=runs/default --prompt_file=chapter.txt --temperature=0
+  cat chapter.txt | python eval.py generate --workdir=runs/default
+
+A long document can be read once and kept:
+
+  python eval.py generate --workdir=runs/default --prompt_file=book.txt --save_session=book.session
+  python eval.py generate --workdir=runs/default --session=book.session --prompt=" The moral is"
+
+The workdir is a run's, or a folder that `eval.py export` wrote.
+"""
+
+EXPORT = """Write a model's weights as safetensors and its config as JSON.
+
+  python eval.py export --workdir=runs/default --to=my-model
+"""
+
+
+def generate_command(arguments: list[str]) -> int:
+    """Run `eval.py generate`; returns the exit code."""
+    parser = Parser(GENERATE)
+    add_checkpoint_options(parser)
+    prompt = parser.add_mutually_exclusive_group()
+    prompt.add_argument("--prompt", metavar="TEXT", help="what to continue")
+    prompt.add_argument("--prompt_file", metavar="FILE", help="the same from a file; - for stdin")
+    parser.add_argument("--max_tokens", type=int, default=256, metavar="N", help="default 256")
+    parser.add_argument("--temperature", type=float, default=1.0, help="0: the likeliest token")
+    parser.add_argument("--top_k", type=int, default=0, help="draw from the k likeliest tokens")
+    parser.add_argument("--top_p", type=float, default=1.0, help="draw from this share")
+    parser.add_argument("--seed", type=int, default=0, help="of the random numbers")
+    parser.add_argument("--stop", action="append", default=[], help="end before this text; often")
+    parser.add_argument("--session", metavar="FILE", help="go on from a text that was kept")
+    parser.add_argument("--save_session", metavar="FILE", help="keep the text up to the prompt")
+    options = parser.parse_args(arguments)
+    sampling = Sampling(options.temperature, options.top_k, options.top_p)
+    text = _prompt(options.prompt, options.prompt_file, options.session)
+    saved = open_model(Path(options.workdir), which_checkpoint(options))
+    if saved.config.data.task != "text":
+        raise InputError("workdir", options.workdir, "a model that was trained on text")
+    config = ModelConfig.from_dict(saved.config.model.to_dict())
+    tokenizer = data.tokenizer(saved.config.data)
+    keep_freed_memory()
+    session = None
+    if options.session:
+        session = load_session(Path(options.session), config, saved.params)
+    started = time.perf_counter()
+    if text or session is None:
+        tokens, _ = encode(tokenizer, [text])
+        cache = None if session is None else session.cache
+        long = tokens.shape[1] > 10_000
+        session = Session(*prefill(config, saved.params, tokens, cache, progress=long))
+        jax.block_until_ready(session)
+        seconds = time.perf_counter() - started
+        print(f"read {tokens.shape[1]:,} tokens in {seconds:.1f} s", file=sys.stderr)
+    if options.save_session:
+        save_session(Path(options.save_session), config, saved.params, session)
+    for piece in stream(
+        config,
+        saved.params,
+        tokenizer,
+        *session,
+        max_tokens=options.max_tokens,
+        sampling=sampling,
+        stop=options.stop,
+        seed=options.seed,
+    ):
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def export_command(arguments: list[str]) -> int:
+    """Run `eval.py export`; returns the exit code."""
+    parser = Parser(EXPORT)
+    add_checkpoint_options(parser)
+    parser.add_argument("--to", metavar="FOLDER", required=True, help="made if it is not there")
+    options = parser.parse_args(arguments)
+    saved = load(Path(options.workdir), which_checkpoint(options))
+    params = jax.tree.map(np.asarray, saved.params)
+    export_weights(Path(options.to), Weights(saved.config.to_dict(), params, saved.step))
+    count = sum(x.size for x in jax.tree.leaves(params))
+    print(f"{count:,} parameters of step {saved.step} in {options.to}")
+    return 0
+
+
+def open_model(folder: Path, which: str | int) -> Saved:
+    """The model of a run, or of a folder that `eval.py export` wrote.
+
+    Raises:
+      InputError: neither, or a damaged one.
+    """
+    if (folder / "checkpoints").is_dir() or not (folder / CONFIG).is_file():
+        return load(folder, which)
+    weights = import_weights(folder)
+    return Saved(weights.step, ConfigDict(weights.config), weights.params)
+
+
+def _prompt(text: str | None, file: str | None, session: str | None) -> str:
+    """The prompt, from the option, the file or standard input."""
+    if text is None and file is None and session is not None:
+        return ""
+    if text is None and file in (None, "-"):
+        if sys.stdin.isatty():
+            print("reading the prompt from the terminal; end it with Ctrl-D", file=sys.stderr)
+        text = sys.stdin.read()
+    elif file is not None:
+        try:
+            text = Path(file).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                "--prompt_file", file, f"a text file that can be read ({error})"
+            ) from None
+    if not text:
+        raise InputError("prompt", text, "a text of at least one token")
+    return text

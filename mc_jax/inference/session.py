@@ -1,0 +1,76 @@
+"""A document once read, kept on disk to go on from."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mc_jax.errors import InputError
+from mc_jax.inference import arrays
+from mc_jax.model import LanguageModel, ModelConfig
+from mc_jax.model.cache import ModelCache
+from mc_jax.typing import Array, Float, PyTree
+
+_MODEL = "mc_jax.model"
+
+
+class Session(NamedTuple):
+    """What `prefill` returned: all that is needed to go on."""
+
+    logits: Float[Array, "batch vocab"]
+    cache: ModelCache
+
+
+def fingerprint(config: ModelConfig, params: PyTree) -> str:
+    """What is the same for two models only if they are the same, however they are computed."""
+    values = dataclasses.asdict(config)
+    for group, name in ((values, "remat"), (values["memory"], "implementation")):
+        del group[name]
+    del values["attention"]["implementation"]
+    weights = arrays.digest(arrays.named(jax.device_get(params)))
+    return json.dumps(values, sort_keys=True) + weights
+
+
+def save_session(path: Path, config: ModelConfig, params: PyTree, session: Session) -> None:
+    """Write a session, bit for bit.
+
+    Args:
+      path: a safetensors file.
+      config: the model.
+      params: its parameters.
+      session: what it has read.
+
+    Raises:
+      InputError: the file cannot be written.
+    """
+    arrays.write(path, session, {_MODEL: fingerprint(config, params)})
+
+
+def load_session(path: Path, config: ModelConfig, params: PyTree) -> Session:
+    """Read a session.
+
+    Args:
+      path: what `save_session` wrote.
+      config: the model that it belongs to.
+      params: its parameters.
+
+    Raises:
+      InputError: no such file, one that is not whole, or another model's.
+    """
+    found, about = arrays.read(path)
+    if about.get(_MODEL) != fingerprint(config, params):
+        kind = "no session" if _MODEL not in about else "a session of another model"
+        raise InputError(str(path), kind, "a session that this very model saved")
+
+    def one_token(params: PyTree) -> Session:
+        extended = LanguageModel(config).apply(
+            {"params": params}, jnp.zeros((1, 1), jnp.int32), method=LanguageModel.extend
+        )
+        return Session(*extended)
+
+    # The number of sequences and the room are the file's.
+    like = jax.eval_shape(one_token, params)
+    return arrays.as_tree(path, found, like, shapes=False)

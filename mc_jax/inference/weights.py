@@ -1,0 +1,67 @@
+"""A model as a folder that other programs read: weights as safetensors, its config as JSON."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from mc_jax.errors import InputError
+from mc_jax.files import replace
+from mc_jax.inference import arrays
+from mc_jax.model import LanguageModel, ModelConfig
+from mc_jax.typing import PyTree
+from mc_jax.version import __version__
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+
+
+class Weights(NamedTuple):
+    """A model without its training.
+
+    Attributes:
+      config: the experiment that trained it, of JSON's types; the model is `config["model"]`.
+      params: its parameters.
+      step: after which it was exported.
+    """
+
+    config: dict[str, Any]
+    params: PyTree
+    step: int
+
+
+def export_weights(folder: Path, weights: Weights) -> None:
+    """Write model.safetensors, named by the modules that hold them, and config.json.
+
+    Raises:
+      InputError: the folder cannot be written.
+    """
+    about = {"mc_jax": __version__, "step": weights.step, "experiment": weights.config}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        replace(folder / CONFIG, json.dumps(about, indent=2).encode())
+    except OSError as error:
+        raise InputError(str(folder), error.strerror, "a folder that can be written") from None
+    arrays.write(folder / WEIGHTS, weights.params, {"format": "mc_jax"})
+
+
+def import_weights(folder: Path) -> Weights:
+    """Read what `export_weights` wrote.
+
+    Raises:
+      InputError: a file that is missing, not whole, or not of the model that config.json describes.
+    """
+    path = folder / CONFIG
+    try:
+        about = json.loads(path.read_text())
+        experiment, step = about["experiment"], about["step"]
+        config = ModelConfig.from_dict(experiment["model"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(str(path), repr(error)[:80], "the config.json of an export") from None
+    found, _ = arrays.read(folder / WEIGHTS)
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    like = jax.eval_shape(LanguageModel(config).init, jax.random.key(0), tokens)["params"]
+    return Weights(experiment, arrays.as_tree(folder / WEIGHTS, found, like), step)
