@@ -86,27 +86,35 @@ def _step(
         key = k[:, 0].astype(key_sum.dtype)
         key_sum = key_sum + (key if there is None else jnp.where(there, key, 0))
     written = cache._replace(position=position, state=state, key_sum=key_sum, streams=streams)
+    y = read(token, written)
+    y = jnp.where(fits(options, cache, position), y, jnp.nan)
     # What a chunk's end does to the weights comes after its last token has read them.
     after = written._replace(state=settle(state))
     if options.caches and cache.capacity:
         ended = if_there(position % options.segment_len == 0)
-        after = _end_segment(rule, options, params, after, ended)
-    if options.segmentation == "constant":
-        # No token sees its own segment's memory, so that the token may as well read the updated
-        # ones. Then nothing reads the old ones any more, which XLA would copy for every token.
-        written = written._replace(memories=after.memories, descriptors=after.descriptors)
-    y = read(token, written)
-    return after, jnp.where(fits(options, cache, position), y, jnp.nan)
+        after = _end_segment(rule, options, params, after, ended, y)
+    return after, y
 
 
 def _end_segment(
-    rule: Rule, options: Options, params: DeepParams | None, cache: Cache, ended: Array
+    rule: Rule,
+    options: Options,
+    params: DeepParams | None,
+    cache: Cache,
+    ended: Array,
+    y: Array,
 ) -> Cache:
-    """Where a segment has `ended`, cache its memory and start the next one."""
+    """Where a segment has `ended`, cache its memory and start the next one.
+
+    Writing waits for the token's output `y`, and with it for all reads of the memories: XLA would
+    otherwise copy all of them for every token, not knowing which comes first.
+    """
     completed = cache.position // options.segment_len
     room = cache.capacity
-    memory = memory_of(rule, options, cache.state)
-    described = None if cache.key_sum is None else cache.key_sum / options.segment_len
+    memory = _after(y, memory_of(rule, options, cache.state))
+    described = None
+    if cache.key_sum is not None:
+        described = _after(y, cache.key_sum / options.segment_len)
     streams = cache.streams
     memories, descriptors = cache.memories, cache.descriptors
     if options.segmentation == "constant":
@@ -142,3 +150,8 @@ def _end_segment(
     if key_sum is not None:
         key_sum = jnp.where(ended, 0, key_sum)
     return Cache(cache.position, state, key_sum, memories, descriptors, streams)
+
+
+def _after(y: Array, x: Any) -> Any:
+    """`x`, in a way that depends on `y`: not a number if that is none."""
+    return jax.tree.map(lambda x: jnp.where(jnp.isnan(y[0, 0]), jnp.nan, x), x)

@@ -103,8 +103,18 @@ def read_needed(token: Token, cache: Cache) -> Float[Array, "head_dim 1"]:
     if scores is not None and options.selected is not None and options.selected < cache.capacity:
         own, gate, best = selected_gates(scores, visible, options.selected)
         # A memory that is none has weight 0, whatever is read in its place.
-        chosen = jax.tree.map(lambda w: jnp.take(w, best[:, 0], axis=0, mode="clip"), memories)
-        return own * token.read(cache.state.weights) + _mixed_reads(token, chosen, gate[:, 0])
+        chosen = [
+            jax.tree.map(lambda w, i=i: jnp.take(w, i, axis=0, mode="clip"), memories)
+            for i in best[:, 0]
+        ]
+        if token.rule.network.is_linear:
+            # Mixed where they lie, and gone through once.
+            mixed = jax.tree.map(
+                lambda *w: sum(g * x for g, x in zip(gate, w, strict=True)), *chosen
+            )
+            return token.read(_soup(cache, own, mixed))
+        reads = sum(g * token.read(weights) for g, weights in zip(gate, chosen, strict=True))
+        return own * token.read(cache.state.weights) + reads
     own, gate = token.gates(scores, visible)
     # A level of logarithmic segments is rarely empty.
     blocks = options.segmentation == "constant"
