@@ -12,7 +12,7 @@ from mc_jax import data
 from mc_jax.allocator import keep_freed_memory
 from mc_jax.errors import InputError
 from mc_jax.inference import Sampling, prefill, stream
-from mc_jax.inference.generate import encode
+from mc_jax.inference.generation import check_ending, encode
 from mc_jax.inference.session import Session, load_session, save_session
 from mc_jax.inference.weights import CONFIG, Weights, export_weights, import_weights
 from mc_jax.model import ModelConfig
@@ -56,6 +56,7 @@ def generate_command(arguments: list[str]) -> int:
     parser.add_argument("--save_session", metavar="FILE", help="keep the text up to the prompt")
     options = parser.parse_args(arguments)
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
+    check_ending(options.max_tokens, options.stop)
     text = _prompt(options.prompt, options.prompt_file, options.session)
     saved = open_model(Path(options.workdir), which_checkpoint(options))
     if saved.config.data.task != "text":

@@ -1,6 +1,6 @@
 """Inference: reading prompts into a growing cache, decoding, generating text."""
 
-from mc_jax.inference.generate import Completion, generate, stream
+from mc_jax.inference.generation import Completion, generate, stream
 from mc_jax.inference.run import decode_step, prefill
 from mc_jax.inference.sampling import Sampling
 from mc_jax.model.cache import ModelCache, make_room

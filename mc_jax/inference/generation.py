@@ -62,6 +62,7 @@ def generate(
     Raises:
       InputError: an empty prompt, or an option that is not allowed.
     """
+    check_ending(max_tokens, stop)
     tokens, lengths = encode(tokenizer, prompts)
     state = prefill(config, params, tokens, lengths=lengths, progress=progress)
     texts = [_Text(tokenizer, stop, max_tokens) for _ in prompts]
@@ -92,6 +93,7 @@ def stream(
     Raises:
       InputError: an option that is not allowed.
     """
+    check_ending(max_tokens, stop)
     text = _Text(tokenizer, stop, max_tokens)
     shown = 0
     state = (logits, cache)
@@ -131,8 +133,6 @@ def decode(
       Blocks of ids [batch, tokens], where -1 stands behind a sequence's end; and the cache after
       the block, which is used up when the next one is asked for.
     """
-    if max_tokens < 1:
-        raise InputError("max_tokens", max_tokens, "an integer >= 1")
     position = int(jnp.max(cache.position))
     cache = make_room(config, cache, room_for(config, position + max_tokens))
     keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(
@@ -205,12 +205,22 @@ def encode(tokenizer: Tokenizer, prompts: Sequence[str]) -> tuple[np.ndarray, np
     return tokens, None if (lengths == lengths[0]).all() else lengths
 
 
+def check_ending(max_tokens: int, stop: Sequence[str]) -> None:
+    """Refuse ends of a text that are none.
+
+    Raises:
+      InputError: naming the option.
+    """
+    if max_tokens < 1:
+        raise InputError("max_tokens", max_tokens, "an integer >= 1")
+    if isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
+        raise InputError("stop", stop, "a list of strings, none of them empty")
+
+
 class _Text:
     """The text of one completion as it grows."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], max_tokens: int):
-        if isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
-            raise InputError("stop", stop, "a list of strings, none of them empty")
         self._tokenizer, self._stop, self._max = tokenizer, list(stop), max_tokens
         self._tokens: list[int] = []
         self._text = ""
