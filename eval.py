@@ -10,6 +10,10 @@
   python eval.py --workdir=runs/default --length=2048
       the same model at another length of context than it was trained at
 
+  python eval.py --workdir=runs/NAME --length=2048 --post_training_caching=0.5
+      a model that was trained without caching, with its states cached every training length
+      (paper, §4.3); results go to eval/post_training
+
   python eval.py generate --workdir=runs/default --prompt="def main("
       continue a text; python eval.py generate --help says more
 
@@ -31,7 +35,13 @@ from pathlib import Path
 
 from mc_jax.evaluation import evaluate, summary
 from mc_jax.evaluation.generation import export_command, generate_command
-from mc_jax.training.cli import Parser, add_checkpoint_options, run, which_checkpoint
+from mc_jax.training.cli import (
+    Parser,
+    add_caching_option,
+    add_checkpoint_options,
+    run,
+    which_checkpoint,
+)
 
 COMMANDS = {"generate": generate_command, "export": export_command}
 
@@ -46,13 +56,16 @@ def main() -> int:
         "--eval_batches", type=int, metavar="N", help="instead of the run's data.eval_batches"
     )
     parser.add_argument("--length", type=int, metavar="N", help="instead of the run's data.length")
+    add_caching_option(parser)
     arguments = parser.parse_args()
     workdir = Path(arguments.workdir)
+    cached = arguments.post_training_caching
     results = evaluate(
-        workdir, which_checkpoint(arguments), arguments.eval_batches, arguments.length
+        workdir, which_checkpoint(arguments), arguments.eval_batches, arguments.length, cached
     )
     print(summary(results))
-    print(f"\nall numbers and the pictures: {workdir / 'eval'}")
+    folder = workdir / "eval" / ("" if cached is None else "post_training")
+    print(f"\nall numbers and the pictures: {folder}")
     return 0
 
 

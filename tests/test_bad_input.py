@@ -66,6 +66,70 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory):
+    """A run of two steps on text, without caching."""
+    config = tiny.get_config()
+    config.model.update(num_layers=1, dim=8, mlp_dim=8)
+    config.model.memory.aggregation = "none"
+    config.data.length = 16
+    config.train.update(steps=2, tensorboard=False)
+    folder = tmp_path_factory.mktemp("writer")
+    train(config.lock(), folder)
+    return folder
+
+
+# Arguments of `eval.py generate`; field, found and allowed.
+REQUESTS = {
+    "empty": (["--prompt="], "prompt", "''", "at least one token"),
+    "no file": (["--prompt_file=/no/file"], "--prompt_file", "/no/file", "can be read"),
+    "two prompts": (["--prompt=a", "--prompt_file=b"], "arguments", "not allowed with"),
+    "temperature": (["--prompt=a", "--temperature=-1"], "temperature", "-1.0", ">= 0"),
+    "top_p": (["--prompt=a", "--top_p=1.5"], "top_p", "1.5", "up to 1"),
+    "top_k": (["--prompt=a", "--top_k=-2"], "top_k", "-2", ">= 0"),
+    "max_tokens": (["--prompt=a", "--max_tokens=0"], "max_tokens", "0", ">= 1"),
+    "number": (["--prompt=a", "--max_tokens=many"], "arguments", "many"),
+    "stop": (["--prompt=a", "--stop="], "stop", "['']", "none of them empty"),
+    "no session": (["--session=/no/session"], "/no/session", "no such file"),
+    "no folder": (["--prompt=a", "--save_session=/no/folder/s"], "/no/folder", "that exists"),
+    "step": (["--prompt=a", "--step=7"], "checkpoint", "7", "the steps [2]"),
+    "decay": (["--prompt=a", "--post_training_caching=2"], "average_decay", "2.0", "up to 1"),
+}
+
+
+@pytest.mark.parametrize("case", REQUESTS)
+def test_a_request_to_generate(case, refuse, writer):
+    arguments, *parts = REQUESTS[case]
+    before = contents(writer)
+    refuse(eval_program, ["generate", f"--workdir={writer}", *arguments], *parts)
+    assert contents(writer) == before
+
+
+def test_a_session_that_is_cut_short(refuse, writer, tmp_path):
+    path = tmp_path / "short.session"
+    path.write_bytes(b"half of it")
+    refuse(
+        eval_program,
+        ["generate", f"--workdir={writer}", f"--session={path}"],
+        "short.session",
+        "a whole safetensors file",
+    )
+
+
+def test_a_recall_model_writes_no_text(refuse, trained):
+    refuse(eval_program, ["generate", f"--workdir={trained}", "--prompt=a"], "workdir", "on text")
+
+
+def test_caching_after_training_with_caching(refuse, trained):
+    refuse(
+        eval_program,
+        [f"--workdir={trained}", "--post_training_caching=0.5"],
+        "model.memory.aggregation",
+        "'grm'",
+        "'none'",
+    )
+
+
 # The settings that are changed; field, found and allowed, as the message is to have them.
 SETTINGS = {
     "key": ("model.dmi=8", "--config.model.dmi", "'dmi'", "'dim' is close"),

@@ -11,13 +11,13 @@ from ml_collections import ConfigDict
 from mc_jax import data
 from mc_jax.allocator import keep_freed_memory
 from mc_jax.errors import InputError
-from mc_jax.inference import Sampling, prefill, stream
+from mc_jax.inference import Sampling, cache_after_training, prefill, stream
 from mc_jax.inference.generation import check_ending, encode
 from mc_jax.inference.session import Session, load_session, save_session
 from mc_jax.inference.weights import CONFIG, Weights, export_weights, import_weights
 from mc_jax.model import ModelConfig
 from mc_jax.training import Saved, load
-from mc_jax.training.cli import Parser, add_checkpoint_options, which_checkpoint
+from mc_jax.training.cli import Parser, add_caching_option, add_checkpoint_options, which_checkpoint
 
 GENERATE = """Continue a text with a trained model, on standard output as it is written.
 
@@ -54,14 +54,20 @@ def generate_command(arguments: list[str]) -> int:
     parser.add_argument("--stop", action="append", default=[], help="end before this text; often")
     parser.add_argument("--session", metavar="FILE", help="go on from a text that was kept")
     parser.add_argument("--save_session", metavar="FILE", help="keep the text up to the prompt")
+    add_caching_option(parser)
     options = parser.parse_args(arguments)
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
+    if options.save_session and not Path(options.save_session).parent.is_dir():
+        raise InputError("--save_session", options.save_session, "a file in a folder that exists")
     check_ending(options.max_tokens, options.stop)
     text = _prompt(options.prompt, options.prompt_file, options.session)
     saved = open_model(Path(options.workdir), which_checkpoint(options))
     if saved.config.data.task != "text":
         raise InputError("workdir", options.workdir, "a model that was trained on text")
     config = ModelConfig.from_dict(saved.config.model.to_dict())
+    if options.post_training_caching is not None:
+        length = saved.config.data.length
+        config = cache_after_training(config, length, options.post_training_caching)
     tokenizer = data.tokenizer(saved.config.data)
     keep_freed_memory()
     session = None

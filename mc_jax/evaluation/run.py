@@ -16,6 +16,7 @@ from mc_jax.evaluation import gates, pictures, scores
 from mc_jax.evaluation.recall import evaluate_recall
 from mc_jax.evaluation.text import evaluate_text
 from mc_jax.files import replace
+from mc_jax.inference import cache_after_training
 from mc_jax.model import LanguageModel
 from mc_jax.training import Experiment, check, load
 from mc_jax.training.sharding import data_parallel
@@ -29,6 +30,7 @@ def evaluate(
     which: str | int = "latest",
     eval_batches: int | None = None,
     length: int | None = None,
+    post_training: float | None = None,
 ) -> Results:
     """Evaluate a checkpoint.
 
@@ -38,26 +40,35 @@ def evaluate(
       which: "latest", "best", or a step.
       eval_batches: in place of `data.eval_batches`.
       length: tokens of an example, in place of `data.length`.
+      post_training: the decay of `mc_jax.inference.cache_after_training`, for a model that was
+        trained without caching; results go to eval/post_training. None for the model as it is.
 
     Returns:
-      What the JSON file holds: `step`, `task`, `length`; `held_out`, the numbers overall and by
-      position or by pairs and distance; `gates`, see `_look`.
+      What the JSON file holds: `step`, `task`, `length`, `post_training_caching`; `held_out`, the
+      numbers overall and by position or by pairs and distance; `gates`, see `_look`.
 
     Raises:
       InputError: no such checkpoint, a damaged one, or a setting that cannot be used.
     """
     saved = load(workdir, which)
+    trained_length = saved.config.data.length
     with saved.config.unlocked():
         for name, value in (("eval_batches", eval_batches), ("length", length)):
             if value is not None:
                 saved.config.data[name] = value
     experiment = check(saved.config)
-    folder = _folder(workdir)
+    folder = workdir / "eval"
+    if post_training is not None:
+        model = cache_after_training(experiment.model, trained_length, post_training)
+        experiment = experiment._replace(model=model)
+        folder = folder / "post_training"
+    _make(folder)
     keep_freed_memory()
     results: Results = {
         "step": saved.step,
         "task": saved.config.data.task,
         "length": saved.config.data.length,
+        "post_training_caching": post_training,
         "held_out": _held_out(experiment, saved.params, folder),
         "gates": _look(experiment, saved.params, folder / "gates.png"),
     }
@@ -66,16 +77,14 @@ def evaluate(
     return results
 
 
-def _folder(workdir: Path) -> Path:
-    folder = workdir / "eval"
+def _make(folder: Path) -> None:
     try:
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         allowed = f"a folder that can be written ({error.strerror})"
         raise InputError("workdir", str(folder), allowed) from None
     if not os.access(folder, os.W_OK):
         raise InputError("workdir", str(folder), "a folder that can be written")
-    return folder
 
 
 def _held_out(experiment: Experiment, params: PyTree, folder: Path) -> Results:

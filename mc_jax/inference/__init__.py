@@ -1,6 +1,7 @@
 """Inference: reading prompts into a growing cache, decoding, generating text."""
 
 from mc_jax.inference.generation import Completion, generate, stream
+from mc_jax.inference.post_training import cache_after_training
 from mc_jax.inference.run import decode_step, prefill
 from mc_jax.inference.sampling import Sampling
 from mc_jax.model.cache import ModelCache, make_room
@@ -9,6 +10,7 @@ __all__ = [
     "Completion",
     "ModelCache",
     "Sampling",
+    "cache_after_training",
     "decode_step",
     "generate",
     "make_room",

@@ -99,8 +99,11 @@ class MemoryConfig(_Config):
     segmentation: str = "constant"
     # independent (each segment starts afresh) | checkpoint (snapshots of one recurrence).
     write_mode: str = "independent"
-    # Scores of grm, soup and ssc: context | shared_query | position | none (every weight 1).
+    # Scores of grm, soup and ssc: context | shared_query | position | none (every weight 1) |
+    # average (nothing learned: a moving average over the segments).
     gate: str = "context"
+    # Of gate="average": what a memory's weight falls to with each segment back; 1 for no fall.
+    average_decay: float = 0.5
     # Cached memories that ssc selects for a token.
     top_k: int = 4
     # Tokens compressed in parallel; for dla and titans part of the meaning.
@@ -141,6 +144,8 @@ class MemoryConfig(_Config):
         self._check_choice("activation", tuple(ACTIVATIONS))
         self._check_choice("mem_norm", MEM_NORMS)
         self._check_choice("implementation", MEMORY_IMPLEMENTATIONS)
+        if not 0 < self.average_decay <= 1:
+            raise InputError(self._path("average_decay"), self.average_decay, "above 0, up to 1")
         self._check_at_least(1, "window", "expansion", "conv_width", "position_slots")
         if self.rule in ("swla", "titans") and self.decay == "off":
             raise InputError(
@@ -155,7 +160,8 @@ class MemoryConfig(_Config):
             self.segment_len,
             self.segmentation,
             self.write_mode,
-            self.gate,
+            # A moving average scores memories by their distance.
+            "position" if self.gate == "average" else self.gate,
             self.top_k,
             self.chunk_len,
         )

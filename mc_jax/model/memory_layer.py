@@ -1,5 +1,6 @@
 """The layer around the memories: from the residual stream to the core and back."""
 
+import math
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -74,7 +75,7 @@ class MemoryLayer(nn.Module):
             segment_len=memory.segment_len,
             segmentation=memory.segmentation,
             write_mode=memory.write_mode,
-            gate=memory.gate,
+            gate=memory.options.gate,
             top_k=memory.top_k,
             chunk_len=memory.chunk_len,
             mem_norm=memory.mem_norm,
@@ -105,6 +106,11 @@ class Router(nn.Module):
                 # Queries have length 1 here, router queries of their own about sqrt(head_dim).
                 initial = nn.initializers.constant(config.head_dim**0.5)
                 return self.param("temperature", initial, (config.num_heads,))
+            case "average":
+                # Logarithms of the weights before they are made to add up to 1.
+                scores = jnp.arange(memory.position_slots) * math.log(memory.average_decay)
+                shape = (*x.shape[:2], config.num_heads, memory.position_slots)
+                return jnp.broadcast_to(scores, shape)
             case _:
                 features = (config.num_heads, memory.position_slots)
                 return nn.DenseGeneral(features, dtype=accumulator(x.dtype), name="distance")(x)

@@ -42,6 +42,17 @@ def add_checkpoint_options(parser: Parser) -> None:
     checkpoint.add_argument("--best", action="store_true", help="the lowest held-out loss")
 
 
+def add_caching_option(parser: Parser) -> None:
+    """Add --post_training_caching."""
+    parser.add_argument(
+        "--post_training_caching",
+        type=float,
+        metavar="DECAY",
+        help="keep the states of a model trained without caching, one every training length; "
+        "weights fall by DECAY with each segment back (0.5, say; 1 for equal weights)",
+    )
+
+
 def which_checkpoint(options: argparse.Namespace) -> str | int:
     """What those options say, as `mc_jax.training.load` takes it."""
     return "best" if options.best else "latest" if options.step is None else options.step
