@@ -1,7 +1,7 @@
 """Memory caching token by token, for one head of one sequence: decoding, and the reference.
 
-Everything is as the equations print it: the rule's recurrence, one memory per segment, a soup whose
-parameters are mixed before it is read.
+The rule's recurrence is as the equations print it, one memory per segment is kept, and how a token
+reads them is `token_read`'s.
 """
 
 from collections.abc import Callable

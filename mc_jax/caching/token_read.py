@@ -22,7 +22,7 @@ from mc_jax.caching.segments import visible_slots
 from mc_jax.kernels.gates import Scores, selected_gates
 from mc_jax.memory.network import DeepParams, Weights, accumulator, forward, linear_of
 from mc_jax.memory.rule import Rule, norm_of
-from mc_jax.typing import Array, Bool, Float
+from mc_jax.typing import Array, Bool, Float, Int
 
 # Memories that are read side by side, or not at all if no sequence's token sees any of them.
 BLOCK = 16
@@ -101,20 +101,7 @@ def read_needed(token: Token, cache: Cache) -> Float[Array, "head_dim 1"]:
     memories = _memories(cache)
     scores, visible = token.scores(cache)
     if scores is not None and options.selected is not None and options.selected < cache.capacity:
-        own, gate, best = selected_gates(scores, visible, options.selected)
-        # A memory that is none has weight 0, whatever is read in its place.
-        chosen = [
-            jax.tree.map(lambda w, i=i: jnp.take(w, i, axis=0, mode="clip"), memories)
-            for i in best[:, 0]
-        ]
-        if token.rule.network.is_linear:
-            # Mixed where they lie, and gone through once.
-            mixed = jax.tree.map(
-                lambda *w: sum(g * x for g, x in zip(gate, w, strict=True)), *chosen
-            )
-            return token.read(_soup(cache, own, mixed))
-        reads = sum(g * token.read(weights) for g, weights in zip(gate, chosen, strict=True))
-        return own * token.read(cache.state.weights) + reads
+        return _read_selected(token, cache, *selected_gates(scores, visible, options.selected))
     own, gate = token.gates(scores, visible)
     # A level of logarithmic segments is rarely empty.
     blocks = options.segmentation == "constant"
@@ -123,6 +110,27 @@ def read_needed(token: Token, cache: Cache) -> Float[Array, "head_dim 1"]:
     if mixes_maps(options, token.rule.network):
         return token.read(_soup(cache, own, total(_mixed_weights, memories, gate)))
     reads = total(functools.partial(_mixed_reads, token), memories, gate)
+    return own * token.read(cache.state.weights) + reads
+
+
+def _read_selected(
+    token: Token,
+    cache: Cache,
+    own: Float[Array, "1"],
+    gate: Float[Array, "top_k 1"],
+    best: Int[Array, "top_k 1"],
+) -> Float[Array, "head_dim 1"]:
+    """Eq. 17; arguments as `selected_gates` gives them."""
+    # A memory that is none has weight 0, whatever is read in its place.
+    chosen = [
+        jax.tree.map(lambda w, i=i: jnp.take(w, i, axis=0, mode="clip"), _memories(cache))
+        for i in best[:, 0]
+    ]
+    if token.rule.network.is_linear:
+        # Mixed where they lie: collecting them first would copy them.
+        mixed = jax.tree.map(lambda *w: sum(g * x for g, x in zip(gate, w, strict=True)), *chosen)
+        return token.read(_soup(cache, own, mixed))
+    reads = sum(g * token.read(weights) for g, weights in zip(gate, chosen, strict=True))
     return own * token.read(cache.state.weights) + reads
 
 
