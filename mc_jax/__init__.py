@@ -1,6 +1,14 @@
 """Memory Caching: recurrent models whose memory grows with the sequence (arXiv 2602.24281)."""
 
-from mc_jax.caching import Cache, explain, kv_cache_size, memory_caching, reserve, state_size
+from mc_jax.caching import (
+    Cache,
+    explain,
+    kv_cache_size,
+    memory_caching,
+    reserve,
+    state_size,
+    store,
+)
 from mc_jax.errors import InputError
 from mc_jax.version import __version__
 
@@ -13,4 +21,5 @@ __all__ = [
     "memory_caching",
     "reserve",
     "state_size",
+    "store",
 ]

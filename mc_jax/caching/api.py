@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mc_jax.caching import storage
 from mc_jax.caching.cache import Cache, empty_cache, grow
 from mc_jax.caching.chunked import chunked
 from mc_jax.caching.kernels import check_implementation, write_on_kernel
@@ -115,7 +116,7 @@ def memory_caching(
             found = type(initial_cache).__name__
             raise InputError("initial_cache", found, "the Cache that an earlier call returned")
         expected = _empty(options, the_rule, q, gates, params, initial_cache)
-        check_cache(expected, initial_cache)
+        check_cache(options, expected, initial_cache)
         if options.caches and not isinstance(initial_cache.position, jax.core.Tracer):
             length = int(jnp.max(initial_cache.position)) + q.shape[1]
             initial_cache = grow(initial_cache, capacity_for(length, segment_len, segmentation))
@@ -205,6 +206,10 @@ def _empty(
     def all_heads(params: DeepParams | None) -> Cache:
         heads = jax.vmap(one, in_axes=0, out_axes=_cache_axes(None), axis_size=q.shape[2])
         cache = heads(params)
+        if like.memories is not None:
+            # Of whatever form the cache keeps its memories in.
+            stored = storage.as_stored(like.memories.weights, cache.memories.weights)
+            cache = cache._replace(memories=cache.memories._replace(weights=stored))
         batched = jax.tree.map(lambda x: jnp.broadcast_to(x, (q.shape[0], *x.shape)), cache)
         return batched if like.position.ndim else batched._replace(position=cache.position)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from mc_jax.caching.options import Options
+from mc_jax.caching.placement import pad
 from mc_jax.caching.segments import capacity_for
 from mc_jax.memory.network import DeepParams, Weights
 from mc_jax.memory.rule import Rule, State
@@ -103,9 +104,6 @@ def grow(cache: Cache, capacity: int) -> Cache:
     if cache.memories is None or missing <= 0:
         return cache
 
-    def pad(x: Array) -> Array:
-        return jnp.pad(x, [(0, 0), (0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 3))
-
     streams = cache.streams
     if streams is not None:
         # Above the highest level no bucket has ended yet: its stream, and without any level the
@@ -117,8 +115,8 @@ def grow(cache: Cache, capacity: int) -> Cache:
             lambda x, t: jnp.concatenate([x, jnp.repeat(t, missing, axis=2)], 2), streams, top
         )
     return cache._replace(
-        memories=jax.tree.map(pad, cache.memories),
-        descriptors=None if cache.descriptors is None else pad(cache.descriptors),
+        memories=pad(cache.memories, 2, missing),
+        descriptors=pad(cache.descriptors, 2, missing),
         streams=streams,
     )
 

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from mc_jax.caching import buckets
+from mc_jax.caching import buckets, placement, storage
 from mc_jax.caching.cache import Cache, Memory, fits, memory_of
 from mc_jax.caching.options import Options
 from mc_jax.caching.read import (
@@ -202,21 +201,24 @@ def _store(rule: Rule, grid: Grid, ends: list[State], keys: Keys | None, cache: 
 
 def _store_stack(grid: Grid, ends: Memory, means: Array | None, cache: Cache) -> Stored:
     """Constant segments: one stack, a slot a segment."""
+    assert cache.memories is not None
     room = cache.capacity
-
-    def store(slots: Array, new: Array) -> Array:
-        if grid.fresh:
-            return new[:room]
-        complete = grid.segment_complete.reshape(-1, *(1,) * (new.ndim - 1))
-        buffer = jnp.concatenate([slots, jnp.zeros_like(new)])
-        new = jnp.where(complete, new, 0)
-        return lax.dynamic_update_slice_in_dim(buffer, new, grid.first, 0)[:room]
-
-    memories, descriptors = jax.tree.map(store, (cache.memories, cache.descriptors), (ends, means))
-    # Nobody reads the memory of the call's last segment yet.
-    readable = min(room, grid.segments - 1) if grid.fresh else room
+    if grid.fresh:
+        memories, descriptors = jax.tree.map(lambda new: new[:room], (ends, means))
+        # Nobody reads the memory of the call's last segment yet.
+        readable = min(room, grid.segments - 1)
+    else:
+        slots = jnp.where(grid.segment_complete, grid.first + jnp.arange(grid.segments), room)
+        kept = cache.memories.weights
+        kept = placement.put(kept, slots, storage.as_stored(kept, ends.weights))
+        memories = cache.memories._replace(weights=kept)
+        descriptors = placement.put(cache.descriptors, slots, means)
+        readable = room
+    if not readable:
+        return Stored(None, None, memories, descriptors)
     weights, seen = jax.tree.map(lambda x: x[:readable], (memories.weights, descriptors))
-    return Stored(weights if readable else None, seen, memories, descriptors)
+    weights = storage.as_floats(placement.fetch(weights), _dtype_of(ends))
+    return Stored(weights, seen, memories, descriptors)
 
 
 def _store_buckets(
@@ -226,6 +228,8 @@ def _store_buckets(
     levels = cache.capacity
     if not levels:
         return Stored(None, cache.descriptors, cache.memories, cache.descriptors)
+    assert cache.memories is not None
+    held = storage.as_floats(cache.memories.weights, _dtype_of(ends[0]))
 
     def rows(tables: list, segment: Array) -> list:
         return [
@@ -237,13 +241,21 @@ def _store_buckets(
         last = rows(tables, jnp.asarray(grid.first + grid.ended))
         return jax.tree.map(lambda *x: jnp.stack(x), *last)
 
-    tables = buckets.tables(cache.memories, ends, levels, buckets.combine_for(rule, grid.options))
+    combine = buckets.combine_for(rule, grid.options)
+    tables = buckets.tables(cache.memories._replace(weights=held), ends, levels, combine)
     weights = [memory.weights for memory in rows(tables, grid.index)]
+    after = kept(tables)
+    stored = storage.as_stored(cache.memories.weights, after.weights)
+    memories = after._replace(weights=stored)
     if means is None:
-        return Stored(weights, None, kept(tables), None)
+        return Stored(weights, None, memories, None)
     described = buckets.tables(cache.descriptors, [means], levels, buckets.mean)
     seen = jnp.stack(rows(described, grid.index), 1)
-    return Stored(weights, seen, kept(tables), kept(described))
+    return Stored(weights, seen, memories, kept(described))
+
+
+def _dtype_of(memory: Memory) -> jnp.dtype:
+    return jax.tree.leaves(memory.weights)[0].dtype
 
 
 def _reader(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mc_jax.caching import buckets
+from mc_jax.caching import buckets, placement, storage
 from mc_jax.caching.cache import Cache, fits, memory_of
 from mc_jax.caching.options import Options
 from mc_jax.caching.token_read import Token
@@ -111,6 +111,7 @@ def _end_segment(
     """
     completed = cache.position // options.segment_len
     room = cache.capacity
+    assert cache.memories is not None
     memory = _after(y, memory_of(rule, options, cache.state))
     described = None
     if cache.key_sum is not None:
@@ -118,23 +119,24 @@ def _end_segment(
     streams = cache.streams
     memories, descriptors = cache.memories, cache.descriptors
     if options.segmentation == "constant":
-        # Out of the room where nothing ends: a write that is dropped, where a choice between two
-        # versions of the memories would copy them for every token.
+        # Out of the room where nothing ends.
         slot = jnp.where(ended, completed - 1, room)
-
-        def store(slots: Array, new: Array) -> Array:
-            return slots.at[slot].set(new, mode="drop")
-
-        memories, descriptors = jax.tree.map(store, (memories, descriptors), (memory, described))
+        weights = storage.as_stored(memories.weights, memory.weights)
+        memories = memories._replace(weights=placement.put(memories.weights, slot, weights))
+        descriptors = placement.put(descriptors, slot, described)
     else:
         ends, combine = [memory], buckets.combine_for(rule, options)
         if streams is not None:
             levels = [jax.tree.map(lambda x, i=i: x[i], streams) for i in range(room)]
             ends += [memory_of(rule, options, level) for level in levels]
-        memories = select(ended, buckets.push(memories, ends, completed, room, combine), memories)
+        dtype = jax.tree.leaves(memory.weights)[0].dtype
+        held = memories._replace(weights=storage.as_floats(memories.weights, dtype))
+        after = buckets.push(held, ends, completed, room, combine)
+        weights = storage.as_stored(memories.weights, after.weights)
+        memories = select(ended, after._replace(weights=weights), memories)
         if described is not None:
-            after = buckets.push(descriptors, [described], completed, room, buckets.mean)
-            descriptors = select(ended, after, descriptors)
+            means = buckets.push(descriptors, [described], completed, room, buckets.mean)
+            descriptors = select(ended, means, descriptors)
     state = cache.state
     if options.resets:
         window = 0 if state.window is None else state.window[0].shape[1]

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mc_jax.caching import placement, storage
 from mc_jax.caching.cache import Cache
 from mc_jax.caching.options import Options
 from mc_jax.caching.read import mixes_maps
@@ -87,10 +88,11 @@ def read_all(token: Token, cache: Cache) -> Float[Array, "head_dim 1"]:
     """Eqs. 7, 9, 14 to 17, over all memories."""
     if not cache.capacity:
         return token.read(cache.state.weights)
+    memories = placement.fetch(_memories(cache))
     own, gate = token.gates(*token.scores(cache))
     if token.options.aggregation == "soup":
-        return token.read(_soup(cache, own, _mixed_weights(_memories(cache), gate)))
-    return own * token.read(cache.state.weights) + _mixed_reads(token, _memories(cache), gate)
+        return token.read(_soup(cache, own, _mixed_weights(memories, gate)))
+    return own * token.read(cache.state.weights) + _mixed_reads(token, memories, gate)
 
 
 def read_needed(token: Token, cache: Cache) -> Float[Array, "head_dim 1"]:
@@ -98,10 +100,10 @@ def read_needed(token: Token, cache: Cache) -> Float[Array, "head_dim 1"]:
     options = token.options
     if not cache.capacity:
         return token.read(cache.state.weights)
-    memories = _memories(cache)
     scores, visible = token.scores(cache)
     if scores is not None and options.selected is not None and options.selected < cache.capacity:
         return _read_selected(token, cache, *selected_gates(scores, visible, options.selected))
+    memories = placement.fetch(_memories(cache))
     own, gate = token.gates(scores, visible)
     # A level of logarithmic segments is rarely empty.
     blocks = options.segmentation == "constant"
@@ -123,8 +125,8 @@ def _read_selected(
     """Eq. 17; arguments as `selected_gates` gives them."""
     # A memory that is none has weight 0, whatever is read in its place.
     chosen = [
-        jax.tree.map(lambda w, i=i: jnp.take(w, i, axis=0, mode="clip"), _memories(cache))
-        for i in best[:, 0]
+        storage.as_floats(memory, token.dtype)
+        for memory in placement.take(_memories(cache), best[:, 0])
     ]
     if token.rule.network.is_linear:
         # Mixed where they lie: collecting them first would copy them.
@@ -143,11 +145,13 @@ def _memories(cache: Cache) -> Weights:
 
 
 def _mixed_weights(memories: Weights, gate: Float[Array, " memories"]) -> Weights:
-    return jax.tree.map(lambda kept: jnp.tensordot(gate, kept, 1), memories)
+    floats = storage.as_floats(memories, gate.dtype)
+    return jax.tree.map(lambda kept: jnp.tensordot(gate, kept, 1), floats)
 
 
 def _mixed_reads(token: Token, memories: Weights, gate: Float[Array, " memories"]) -> Array:
-    return jnp.sum(gate[:, None, None] * jax.vmap(token.read)(memories), 0)
+    floats = storage.as_floats(memories, token.dtype)
+    return jnp.sum(gate[:, None, None] * jax.vmap(token.read)(floats), 0)
 
 
 def _soup(cache: Cache, own: Float[Array, "1"], mixed: Weights) -> Weights:

@@ -8,6 +8,7 @@ import numpy as np
 
 from mc_jax.caching.cache import Cache
 from mc_jax.caching.options import Options
+from mc_jax.caching.placement import on_host
 from mc_jax.errors import InputError
 from mc_jax.memory import ACTIVATIONS, MEM_NORMS, DeepParams
 from mc_jax.memory.linear import LinearGates, SWLAGates
@@ -129,10 +130,11 @@ def _check_params(rule: Rule, q: Array, params: DeepParams | None) -> None:
             raise InputError(f"params.norm.{name}", x.shape, f"{(heads, width)}")
 
 
-def check_cache(expected: Cache, cache: Cache) -> None:
+def check_cache(options: Options, expected: Cache, cache: Cache) -> None:
     """Refuse a cache that another configuration made.
 
     Args:
+      options: static options of the call.
       expected: shapes of a cache of this configuration with the same room.
       cache: the cache to go on from.
 
@@ -152,3 +154,9 @@ def check_cache(expected: Cache, cache: Cache) -> None:
             raise InputError(
                 f"initial_cache{path}", _describe(x), f"{_describe(wanted[path])} for this call"
             )
+    if options.segmentation == "logarithmic" and on_host(cache.memories):
+        raise InputError(
+            "initial_cache.memories",
+            "memories in the host's memory",
+            'memories on the device: segmentation="logarithmic" keeps few, and reads them all',
+        )
