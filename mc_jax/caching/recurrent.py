@@ -104,23 +104,19 @@ def _end_segment(
     ended: Array,
     y: Array,
 ) -> Cache:
-    """Where a segment has `ended`, cache its memory and start the next one.
-
-    Writing waits for the token's output `y`, and with it for all reads of the memories: XLA would
-    otherwise copy all of them for every token, not knowing which comes first.
-    """
+    """Where a segment has `ended`, cache its memory and start the next one; `y` is the output."""
     completed = cache.position // options.segment_len
     room = cache.capacity
     assert cache.memories is not None
-    memory = _after(y, memory_of(rule, options, cache.state))
+    memory = memory_of(rule, options, cache.state)
     described = None
     if cache.key_sum is not None:
-        described = _after(y, cache.key_sum / options.segment_len)
+        described = cache.key_sum / options.segment_len
     streams = cache.streams
     memories, descriptors = cache.memories, cache.descriptors
     if options.segmentation == "constant":
         # Out of the room where nothing ends.
-        slot = jnp.where(ended, completed - 1, room)
+        slot = _after(y, jnp.where(ended, completed - 1, room))
         weights = storage.as_stored(memories.weights, memory.weights)
         memories = memories._replace(weights=placement.put(memories.weights, slot, weights))
         descriptors = placement.put(descriptors, slot, described)
@@ -154,6 +150,12 @@ def _end_segment(
     return Cache(cache.position, state, key_sum, memories, descriptors, streams)
 
 
-def _after(y: Array, x: Any) -> Any:
-    """`x`, in a way that depends on `y`: not a number if that is none."""
-    return jax.tree.map(lambda x: jnp.where(jnp.isnan(y[0, 0]), jnp.nan, x), x)
+def _after(y: Array, slot: Array) -> Array:
+    """`slot`, in a way that depends on a head's output `y`.
+
+    Writing there then waits for all reads of the memories: XLA would otherwise copy all of them for
+    every token, not knowing which comes first. And each head has an index of its own, without
+    which a TPU wants the slots of all heads side by side, and copies them to have them so.
+    """
+    most = jnp.iinfo(slot.dtype).max
+    return jnp.minimum(slot, jnp.where(jnp.isnan(y[0, 0]), most, most - 1))

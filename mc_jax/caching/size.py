@@ -5,9 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mc_jax.caching.cache import empty_cache
+from mc_jax.caching.cache import Cache, empty_cache
 from mc_jax.caching.options import Options
 from mc_jax.caching.segments import capacity_for
+from mc_jax.caching.storage import store
 from mc_jax.errors import InputError
 from mc_jax.memory import DeepParams, get_rule
 from mc_jax.memory.network import accumulator
@@ -29,6 +30,7 @@ def state_size(
     top_k: int = 4,
     chunk_len: int = 64,
     dtype: str = "bfloat16",
+    form: str | None = None,
 ) -> int:
     """Bytes that one sequence's cache holds after `length` tokens, in one layer.
 
@@ -48,7 +50,8 @@ def state_size(
       gate: gate.
       top_k: has no influence: every memory is kept to be selected from.
       chunk_len: tokens of a chunk.
-      dtype: type of queries, keys and values; memories are float32, or float64 beside float64.
+      dtype: type of queries, keys and values; states are float32, or float64 beside float64.
+      form: what `mc_jax.store` keeps memories in: float32 | bfloat16 | int8; None for as they are.
 
     Raises:
       InputError: an option that is not allowed.
@@ -66,9 +69,12 @@ def state_size(
         w2: Any = jax.ShapeDtypeStruct((hidden, head_dim), state_dtype)
         params = DeepParams(w1, w2)
     back = window - 1 if rule == "swla" else 0
-    cache = jax.eval_shape(
-        lambda p: empty_cache(the_rule, options, p, head_dim, back, state_dtype, capacity), params
-    )
+
+    def one(params: DeepParams | None) -> Cache:
+        cache = empty_cache(the_rule, options, params, head_dim, back, state_dtype, capacity)
+        return cache if form is None else store(cache, form)
+
+    cache = jax.eval_shape(one, params)
     position = cache.position
     per_head = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))
     counter = position.size * position.dtype.itemsize

@@ -1,8 +1,8 @@
 """The form in which cached memories are kept: of which type, and in which memory of the machine.
 
-Both are seen from a cache's arrays, so a cache says how it goes on: what is cached takes the form of
-what is there. `store` changes it. States that are still written, descriptors and everything that
-is computed keep their types.
+Both are seen from a cache's arrays, so a cache says how it goes on: what is cached takes the form
+of what is there. `store` changes it. States that are still written, descriptors and everything
+that is computed keep their types.
 """
 
 from typing import Any, NamedTuple
@@ -28,7 +28,7 @@ class Rounded(NamedTuple):
     """
 
     values: Int[Array, "*slots rows columns"]
-    scale: Float[Array, "*slots rows 1"]
+    scale: Float[Array, "*slots rows"]
 
 
 def store(cache: Cache, form: str, host: bool = False) -> Cache:
@@ -74,7 +74,7 @@ def as_floats(stored: Weights, dtype: jnp.dtype) -> Weights:
 
     def one(x: Any) -> Array:
         if isinstance(x, Rounded):
-            return x.values.astype(dtype) * x.scale.astype(dtype)
+            return x.values.astype(dtype) * x.scale[..., None].astype(dtype)
         return x.astype(dtype)
 
     return jax.tree.map(one, stored, is_leaf=_is_rounded)
@@ -89,8 +89,8 @@ def _in_form(form: str, weights: Weights) -> Weights:
         return jax.tree.map(lambda x: x.astype(form), weights)
 
     def rounded(x: Array) -> Rounded:
-        scale = jnp.max(jnp.abs(x), -1, keepdims=True) / 127
-        values = jnp.round(x / jnp.where(scale > 0, scale, 1)).astype(jnp.int8)
-        return Rounded(values, scale)
+        scale = jnp.max(jnp.abs(x), -1) / 127
+        values = jnp.round(x / jnp.where(scale > 0, scale, 1)[..., None])
+        return Rounded(values.astype(jnp.int8), scale)
 
     return jax.tree.map(rounded, weights)

@@ -1,5 +1,7 @@
 """The commands `eval.py generate` and `eval.py export`."""
 
+import argparse
+import re
 import sys
 import time
 from pathlib import Path
@@ -10,14 +12,27 @@ from ml_collections import ConfigDict
 
 from mc_jax import data
 from mc_jax.allocator import keep_freed_memory
+from mc_jax.caching import FORMS
 from mc_jax.errors import InputError
-from mc_jax.inference import Sampling, cache_after_training, prefill, stream
+from mc_jax.inference import (
+    ModelCache,
+    Sampling,
+    Storage,
+    cache_after_training,
+    memories_lost,
+    prefill,
+    stream,
+)
 from mc_jax.inference.generation import check_ending, encode
 from mc_jax.inference.session import Session, load_session, save_session
+from mc_jax.inference.storage import WHEN_FULL
 from mc_jax.inference.weights import CONFIG, Weights, export_weights, import_weights
 from mc_jax.model import ModelConfig
 from mc_jax.training import Saved, load
 from mc_jax.training.cli import Parser, add_caching_option, add_checkpoint_options, which_checkpoint
+
+# Bytes of the units of --memory_budget.
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 GENERATE = """Continue a text with a trained model, on standard output as it is written.
 
@@ -55,8 +70,10 @@ def generate_command(arguments: list[str]) -> int:
     parser.add_argument("--session", metavar="FILE", help="go on from a text that was kept")
     parser.add_argument("--save_session", metavar="FILE", help="keep the text up to the prompt")
     add_caching_option(parser)
+    _add_storage_options(parser)
     options = parser.parse_args(arguments)
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
+    storage = _storage(options)
     if options.save_session and not Path(options.save_session).parent.is_dir():
         raise InputError("--save_session", options.save_session, "a file in a folder that exists")
     check_ending(options.max_tokens, options.stop)
@@ -68,6 +85,7 @@ def generate_command(arguments: list[str]) -> int:
     if options.post_training_caching is not None:
         length = saved.config.data.length
         config = cache_after_training(config, length, options.post_training_caching)
+    storage.check(config)
     tokenizer = data.tokenizer(saved.config.data)
     keep_freed_memory()
     session = None
@@ -78,10 +96,11 @@ def generate_command(arguments: list[str]) -> int:
         tokens, _ = encode(tokenizer, [text])
         cache = None if session is None else session.cache
         long = tokens.shape[1] > 10_000
-        session = Session(*prefill(config, saved.params, tokens, cache, progress=long))
-        jax.block_until_ready(session)
+        read = prefill(config, saved.params, tokens, cache, storage=storage, progress=long)
+        session = Session(*jax.block_until_ready(read))
         seconds = time.perf_counter() - started
         print(f"read {tokens.shape[1]:,} tokens in {seconds:.1f} s", file=sys.stderr)
+        _tell_lost(config, session.cache)
     if options.save_session:
         save_session(Path(options.save_session), config, saved.params, session)
     for piece in stream(
@@ -91,6 +110,7 @@ def generate_command(arguments: list[str]) -> int:
         *session,
         max_tokens=options.max_tokens,
         sampling=sampling,
+        storage=storage,
         stop=options.stop,
         seed=options.seed,
     ):
@@ -123,6 +143,53 @@ def open_model(folder: Path, which: str | int) -> Saved:
         return load(folder, which)
     weights = import_weights(folder)
     return Saved(weights.step, ConfigDict(weights.config), weights.params)
+
+
+def _add_storage_options(parser: Parser) -> None:
+    """Add what `Storage` has."""
+    parser.add_argument("--memory_form", choices=FORMS, help="type of the cached memories")
+    parser.add_argument(
+        "--memory_budget",
+        metavar="SIZE",
+        help="most that cached memories take, 500MB or 2GiB, say; no limit by default",
+    )
+    parser.add_argument(
+        "--when_full",
+        choices=WHEN_FULL,
+        help="what makes room in the budget: drop the oldest memories (default), or merge "
+        "neighbours among the older half",
+    )
+    parser.add_argument(
+        "--host_memories",
+        action="store_true",
+        help="keep cached memories in the host's memory (aggregation=ssc)",
+    )
+
+
+def _storage(options: argparse.Namespace) -> Storage:
+    """What those options say."""
+    budget = None
+    if options.memory_budget is not None:
+        size = re.fullmatch(r"(\d+(?:\.\d+)?) *(k|M|G|Ki|Mi|Gi)?B?", options.memory_budget)
+        if not size:
+            allowed = "a number and B, kB, MB, GB, KiB, MiB or GiB"
+            raise InputError("--memory_budget", options.memory_budget, allowed)
+        budget = int(float(size[1]) * _UNITS[size[2] or ""])
+    elif options.when_full:
+        raise InputError("--when_full", options.when_full, "this with --memory_budget only")
+    return Storage(options.memory_form, options.host_memories, budget, options.when_full or "drop")
+
+
+def _tell_lost(config: ModelConfig, cache: ModelCache) -> None:
+    """Say which part of a text the budget has taken from the memories."""
+    if not config.memory.options.caches or "memory" not in config.pattern:
+        return
+    if lost := int(memories_lost(config, cache)[...]):
+        total = int(cache.position) // config.memory.segment_len
+        print(
+            f"memory budget: of {total:,} memories {lost:,} are dropped or merged into others",
+            file=sys.stderr,
+        )
 
 
 def _prompt(text: str | None, file: str | None, session: str | None) -> str:

@@ -12,8 +12,9 @@ from mc_jax.data.tokenizers import Tokenizer
 from mc_jax.errors import InputError
 from mc_jax.inference.run import decode_step, prefill, room_for
 from mc_jax.inference.sampling import AS_TRAINED, Sampling, draw
+from mc_jax.inference.storage import AS_IT_IS, Storage, make_keeper
 from mc_jax.model import ModelConfig
-from mc_jax.model.cache import ModelCache, make_room
+from mc_jax.model.cache import ModelCache
 from mc_jax.typing import Array, PyTree
 
 # Tokens between two looks at the text.
@@ -34,6 +35,22 @@ class Completion(NamedTuple):
     reason: str
 
 
+class Drawing(NamedTuple):
+    """How a text is drawn.
+
+    Attributes:
+      max_tokens: most tokens of a sequence.
+      sampling: how tokens are drawn.
+      end: id at which a sequence ends.
+      seed: of the random numbers.
+    """
+
+    max_tokens: int
+    sampling: Sampling
+    end: int
+    seed: int
+
+
 def generate(
     config: ModelConfig,
     params: PyTree,
@@ -42,6 +59,7 @@ def generate(
     *,
     max_tokens: int = 256,
     sampling: Sampling = AS_TRAINED,
+    storage: Storage = AS_IT_IS,
     stop: Sequence[str] = (),
     seed: int = 0,
     progress: bool = False,
@@ -55,6 +73,7 @@ def generate(
       prompts: texts of any lengths, none of them empty.
       max_tokens: most tokens of a completion.
       sampling: how tokens are drawn. Those of one prompt do not depend on the others.
+      storage: how cached memories are kept.
       stop: strings before which a completion ends.
       seed: of the random numbers.
       progress: whether to show a progress bar of reading the prompts.
@@ -64,9 +83,10 @@ def generate(
     """
     check_ending(max_tokens, stop)
     tokens, lengths = encode(tokenizer, prompts)
-    state = prefill(config, params, tokens, lengths=lengths, progress=progress)
+    state = prefill(config, params, tokens, lengths=lengths, storage=storage, progress=progress)
     texts = [_Text(tokenizer, stop, max_tokens) for _ in prompts]
-    for block, _ in decode(config, params, *state, max_tokens, sampling, tokenizer.eos_id, seed):
+    drawing = Drawing(max_tokens, sampling, tokenizer.eos_id, seed)
+    for block, _ in decode(config, params, *state, drawing, storage):
         for text, column in zip(texts, block, strict=True):
             text.add(column)
         if all(text.reason for text in texts):
@@ -83,6 +103,7 @@ def stream(
     *,
     max_tokens: int = 256,
     sampling: Sampling = AS_TRAINED,
+    storage: Storage = AS_IT_IS,
     stop: Sequence[str] = (),
     seed: int = 0,
 ) -> Iterator[str]:
@@ -97,7 +118,8 @@ def stream(
     text = _Text(tokenizer, stop, max_tokens)
     shown = 0
     state = (logits, cache)
-    for block, _ in decode(config, params, *state, max_tokens, sampling, tokenizer.eos_id, seed):
+    drawing = Drawing(max_tokens, sampling, tokenizer.eos_id, seed)
+    for block, _ in decode(config, params, *state, drawing, storage):
         text.add(block[0])
         sure = text.sure()
         if len(sure) > shown:
@@ -112,36 +134,37 @@ def decode(
     params: PyTree,
     logits: Array,
     cache: ModelCache,
-    max_tokens: int,
-    sampling: Sampling,
-    end: int,
-    seed: int,
+    drawing: Drawing,
+    storage: Storage = AS_IT_IS,
 ) -> Iterator[tuple[np.ndarray, ModelCache]]:
-    """Draw tokens until all sequences have drawn `end`, at most `max_tokens`.
+    """Draw tokens until all sequences have ended, at most `drawing.max_tokens`.
 
     Args:
       config: the model.
       params: its parameters.
       logits: of the first token [batch, vocab].
       cache: after the prompts; it is used up.
-      max_tokens: most tokens of a sequence.
-      sampling: how tokens are drawn.
-      end: id at which a sequence ends.
-      seed: of the random numbers.
+      drawing: how tokens are drawn, and how many.
+      storage: how cached memories are kept.
 
     Yields:
       Blocks of ids [batch, tokens], where -1 stands behind a sequence's end; and the cache after
       the block, which is used up when the next one is asked for.
     """
     position = int(jnp.max(cache.position))
-    cache = make_room(config, cache, room_for(config, position + max_tokens))
-    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(seed)))(
+    length = room_for(config, position + drawing.max_tokens)
+    keeper = make_keeper(config, params, storage, logits.shape[0], cache)
+    most = keeper.tokens_at_a_time(BLOCK)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(drawing.seed)))(
         jnp.arange(logits.shape[0])
     )
     state = _Decoding(jnp.int32(0), logits, jnp.zeros(logits.shape[0], bool), cache)
-    for start in range(0, max_tokens, BLOCK):
-        size = jnp.int32(min(BLOCK, max_tokens - start))
-        tokens, state = _decode_block(config, sampling, params, state, keys, size, end)
+    for start in range(0, drawing.max_tokens, most):
+        size = min(most, drawing.max_tokens - start)
+        state = state._replace(cache=keeper.ready(state.cache, size, length))
+        tokens, state = _decode_block(
+            config, drawing.sampling, params, state, keys, jnp.int32(size), drawing.end
+        )
         drawn = int(state.drawn) - start
         yield np.asarray(tokens)[:, :drawn], state.cache
         if state.ended.all():

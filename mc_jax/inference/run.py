@@ -13,14 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 from mc_jax.errors import InputError
+from mc_jax.inference.storage import AS_IT_IS, SMALLEST, Storage, make_keeper
 from mc_jax.model import LanguageModel, ModelConfig
-from mc_jax.model.cache import ModelCache, make_room
+from mc_jax.model.cache import ModelCache
 from mc_jax.typing import Array, Float, Int, PyTree
 
 # Tokens that are read at a time: a long prompt takes the memory of its cache and such a piece.
 PIECE = 2048
-# The smallest padded piece, and the smallest number of segments that a cache has room for.
-SMALLEST = 16
 
 
 def prefill(
@@ -30,6 +29,7 @@ def prefill(
     cache: ModelCache | None = None,
     *,
     lengths: Int[np.ndarray, "batch"] | None = None,
+    storage: Storage = AS_IT_IS,
     piece: int = PIECE,
     progress: bool = False,
 ) -> tuple[Float[Array, "batch vocab"], ModelCache]:
@@ -42,14 +42,16 @@ def prefill(
       cache: of the tokens before, which is used up; None where the sequences start.
       lengths: tokens of each sequence, from 1 on; what stands behind them is not read. None if all
         have the same.
-      piece: tokens that are read at a time, a power of two.
+      storage: how cached memories are kept.
+      piece: tokens that are read at a time, a power of two; fewer if a budget is small.
       progress: whether to show a progress bar.
 
     Returns:
       Logits of the token that follows each sequence's last one, and the cache.
 
     Raises:
-      InputError: tokens that are none, or not in the vocabulary; lengths that do not fit.
+      InputError: tokens that are none, or not in the vocabulary; lengths that do not fit; memories
+        that cannot be kept so.
     """
     tokens = _checked(config, tokens)
     batch, length = tokens.shape
@@ -60,6 +62,8 @@ def prefill(
             raise InputError("lengths", lengths.tolist(), allowed)
     if piece < SMALLEST or piece & (piece - 1):
         raise InputError("piece", piece, f"a power of two from {SMALLEST} on")
+    keeper = make_keeper(config, params, storage, batch, cache)
+    piece = keeper.tokens_at_a_time(piece)
     logits: Array | None = None
     before = 0 if cache is None else int(jnp.max(cache.position))
     bar = tqdm(total=length, desc="reading", unit="token", disable=not progress, unit_scale=True)
@@ -71,7 +75,7 @@ def prefill(
             count = np.int32(part.shape[1]) if count is None else count
             part = np.pad(part, [(0, 0), (0, size - part.shape[1])])
         if cache is not None:
-            cache = make_room(config, cache, room_for(config, before + start + size))
+            cache = keeper.ready(cache, size, room_for(config, before + start + size))
         new, cache = _read(config, params, part, cache, count)
         # A sequence that ended in an earlier piece has had its last logits.
         if logits is not None and lengths is not None:
@@ -81,7 +85,7 @@ def prefill(
     bar.close()
     assert logits is not None
     assert cache is not None
-    return logits, cache
+    return logits, keeper.keep(cache)
 
 
 def decode_step(
@@ -108,7 +112,10 @@ def decode_step(
 
 
 def room_for(config: ModelConfig, length: int) -> int:
-    """Tokens that a cache is given room for when it needs room for `length`."""
+    """Tokens that a cache is given room for when it needs room for `length`.
+
+    That is a power of two times a few segments, so that caches have few sizes.
+    """
     unit = SMALLEST * config.memory.segment_len if "memory" in config.pattern else PIECE
     return unit * padded_size(-(-length // unit), 1)
 

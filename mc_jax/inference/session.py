@@ -10,11 +10,13 @@ import jax.numpy as jnp
 
 from mc_jax.errors import InputError
 from mc_jax.inference import arrays
+from mc_jax.inference.storage import Keeper, Storage, memory_form
 from mc_jax.model import LanguageModel, ModelConfig
 from mc_jax.model.cache import ModelCache
 from mc_jax.typing import Array, Float, PyTree
 
 _MODEL = "mc_jax.model"
+_FORM = "mc_jax.memories"
 
 
 class Session(NamedTuple):
@@ -46,11 +48,14 @@ def save_session(path: Path, config: ModelConfig, params: PyTree, session: Sessi
     Raises:
       InputError: the file cannot be written.
     """
-    arrays.write(path, session, {_MODEL: fingerprint(config, params)})
+    about = {_MODEL: fingerprint(config, params)}
+    if (form := memory_form(config, session.cache)) is not None:
+        about[_FORM] = form
+    arrays.write(path, session, about)
 
 
 def load_session(path: Path, config: ModelConfig, params: PyTree) -> Session:
-    """Read a session.
+    """Read a session, all of it into the device's memory.
 
     Args:
       path: what `save_session` wrote.
@@ -69,7 +74,9 @@ def load_session(path: Path, config: ModelConfig, params: PyTree) -> Session:
         extended = LanguageModel(config).apply(
             {"params": params}, jnp.zeros((1, 1), jnp.int32), method=LanguageModel.extend
         )
-        return Session(*extended)
+        session = Session(*extended)
+        keeper = Keeper(config, Storage(form=about.get(_FORM)), None)
+        return session._replace(cache=keeper.keep(session.cache))
 
     # The number of sequences and the room are the file's.
     like = jax.eval_shape(one_token, params)

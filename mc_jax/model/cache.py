@@ -5,12 +5,15 @@ it needs of the past is in it: tokens that a convolution or a window still looks
 values, memories.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from mc_jax.caching import Cache, reserve
+from mc_jax.caching import Cache
+from mc_jax.caching.cache import grow
+from mc_jax.caching.segments import capacity_for
 from mc_jax.model.config import ModelConfig
 from mc_jax.typing import Array, Float, Int
 
@@ -73,36 +76,72 @@ def last_tokens(before: Array, x: Array, lengths: Array | None) -> Array:
     return jnp.take_along_axis(both, index.reshape(*index.shape, *(1,) * (x.ndim - 2)), 1)
 
 
-def make_room(config: ModelConfig, cache: ModelCache, length: int) -> ModelCache:
+def make_room(
+    config: ModelConfig, cache: ModelCache, length: int, most: int | None = None
+) -> ModelCache:
     """A cache with room for `length` tokens in all; never less than it has.
 
     Args:
       config: of the model.
       cache: what `LanguageModel.extend` returned.
       length: tokens of the longest sequence, those already read included.
+      most: memories that a head is given room for at most; None for no limit.
     """
+    memory = config.memory
+    room = capacity_for(length, memory.segment_len, memory.segmentation)
+    if most is not None:
+        room = min(room, most)
+    cache = map_memories(config, cache, lambda layer: grow(layer, room))
 
     def grown(mixer: str, layer: Any) -> MixerCache:
-        if mixer == "memory":
-            memory = config.memory
-            if not memory.options.caches:
-                return layer
-            room = reserve(
-                layer.memory,
-                length,
-                segment_len=memory.segment_len,
-                segmentation=memory.segmentation,
-            )
-            return layer._replace(memory=room)
-        if mixer == "sliding":
+        if mixer != "attention":
             return layer
-        missing = max(0, length - layer.k.shape[1])
-        return jax.tree.map(lambda x: jnp.pad(x, [(0, 0), (0, missing), (0, 0), (0, 0)]), layer)
+        # [..., tokens, heads, head_dim]
+        missing = max(0, length - layer.k.shape[-3])
+        behind = [(0, missing), (0, 0), (0, 0)]
+        return jax.tree.map(lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 3) + behind), layer)
+
+    return map_layers(config, cache, grown)
+
+
+def map_layers(
+    config: ModelConfig, cache: ModelCache, change: Callable[[str, Any], MixerCache]
+) -> ModelCache:
+    """The cache with what `change` makes of each mixer's name and cache.
+
+    With `scan_layers` the arrays that it is given have the repetitions on their first axis.
+    """
 
     def group(layers: Any) -> tuple[MixerCache, ...]:
-        return tuple(grown(m, layer) for m, layer in zip(config.pattern, layers, strict=True))
+        return tuple(change(m, layer) for m, layer in zip(config.pattern, layers, strict=True))
 
     if config.scan_layers:
-        # The counter of tokens is one for the sequences of a layer, as `grow` wants it.
-        return cache._replace(layers=jax.vmap(group)(cache.layers))
+        return cache._replace(layers=group(cache.layers))
     return cache._replace(layers=tuple(map(group, cache.layers)))
+
+
+def map_memories(
+    config: ModelConfig, cache: ModelCache, change: Callable[[Cache], Cache]
+) -> ModelCache:
+    """The cache with what `change` makes of the memories of each layer that caches some."""
+    if not config.memory.options.caches:
+        return cache
+    change = jax.vmap(change) if config.scan_layers else change
+
+    def changed(mixer: str, layer: Any) -> MixerCache:
+        return layer._replace(memory=change(layer.memory)) if mixer == "memory" else layer
+
+    return map_layers(config, cache, changed)
+
+
+def memories_of(config: ModelConfig, cache: ModelCache) -> list[Cache]:
+    """The memories of each layer that caches some; with `scan_layers` of each of the pattern."""
+    if not config.memory.options.caches:
+        return []
+    groups: Any = (cache.layers,) if config.scan_layers else cache.layers
+    return [
+        layer.memory
+        for group in groups
+        for mixer, layer in zip(config.pattern, group, strict=True)
+        if mixer == "memory"
+    ]
