@@ -75,7 +75,8 @@ def prefill(
             count = np.int32(part.shape[1]) if count is None else count
             part = np.pad(part, [(0, 0), (0, size - part.shape[1])])
         if cache is not None:
-            cache = keeper.ready(cache, size, room_for(config, before + start + size))
+            room = room_for(config, before + start + size)
+            cache = keeper.ready(cache, size if count is None else count, room)
         new, cache = _read(config, params, part, cache, count)
         # A sequence that ended in an earlier piece has had its last logits.
         if logits is not None and lengths is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mc_jax.caching import FORMS, Cache, store
 from mc_jax.caching.placement import fetch, on_host
@@ -122,12 +123,14 @@ class Keeper:
         within = max(SMALLEST, self.config.memory.segment_len * max(1, self.most // 4))
         return min(wanted, 1 << (within.bit_length() - 1))
 
-    def ready(self, cache: ModelCache, tokens: int, length: int) -> ModelCache:
+    def ready(
+        self, cache: ModelCache, tokens: int | Int[np.ndarray, "*batch"], length: int
+    ) -> ModelCache:
         """A cache that can read more tokens, within the budget.
 
         Args:
           cache: of the tokens so far; it is used up.
-          tokens: to be read next.
+          tokens: to be read next, of each sequence or of all.
           length: of a whole text that there is to be room for, unless the budget is smaller.
         """
         cache = self.keep(cache)
@@ -147,12 +150,12 @@ class Keeper:
 
         return map_memories(self.config, cache, kept)
 
-    def _free(self, cache: ModelCache, most: int, new: int) -> ModelCache:
+    def _free(self, cache: ModelCache, most: int, new: int | np.ndarray) -> ModelCache:
         """The cache with so many fewer memories that with `new` ones there are `most`."""
         memory = self.config.memory
         lost = memories_lost(self.config, cache)
         used = cache.position // memory.segment_len - lost
-        excess = jnp.maximum(used + new - most, 0)
+        excess = jnp.where(new > 0, jnp.maximum(used + new - most, 0), 0)
         if not excess.any():
             return cache
         if not lost.any():
