@@ -17,6 +17,12 @@ class TrainConfig:
     # Optimizer updates. May be raised later to go on with a finished run; the cosine then spans
     # the new number.
     steps: int = 1000
+    # Workdir of a run whose latest parameters a new run starts from; empty for random ones. Those
+    # that the other run does not have start at random.
+    init_from: str = ""
+    # A regular expression that is found in the names of the parameters that are trained, such as
+    # "score" for the gates; the others stay as they are. Empty for all.
+    trainable: str = ""
     # Peak learning rate of AdamW.
     learning_rate: float = 1e-3
     # Share of the steps over which the learning rate rises linearly.

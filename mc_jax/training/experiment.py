@@ -11,6 +11,7 @@ from mc_jax.errors import InputError
 from mc_jax.model import ModelConfig, flops_per_token
 from mc_jax.training import metrics
 from mc_jax.training.config import TrainConfig
+from mc_jax.training.fine_tuning import check_trainable
 from mc_jax.training.sharding import check_batch_size
 
 
@@ -49,6 +50,7 @@ def check(config: ConfigDict) -> Experiment:
     """
     model = ModelConfig.from_dict(config.model.to_dict())
     train = TrainConfig.from_dict(config.train.to_dict())
+    check_trainable(model, train.trainable)
     metrics.check(train)
     check_data(config.data)
     needed = data.vocab_size(config.data)

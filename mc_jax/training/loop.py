@@ -35,6 +35,7 @@ from mc_jax.training import curves, metrics
 from mc_jax.training.checkpoint import Checkpoints
 from mc_jax.training.evaluate import HeldOut, make_held_out
 from mc_jax.training.experiment import Experiment, check
+from mc_jax.training.fine_tuning import other_params, start_from
 from mc_jax.training.optimizer import learning_rate, make_optimizer
 from mc_jax.training.progress import Progress
 from mc_jax.training.recorder import DivergedError, Recorder
@@ -87,6 +88,10 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
             shapes = jax.eval_shape(functions.initialise)
             state, position = checkpoints.restore(start, shapes, shardings.state)
             batches.set_state(position)
+        elif experiment.train.init_from:
+            others = other_params(experiment.model, experiment.train)
+            state = functions.initialise()
+            state = state._replace(params=start_from(state.params, others))
         else:
             state = functions.initialise()
 
@@ -208,7 +213,9 @@ def _compiled(experiment: Experiment, shardings: Shardings) -> _Functions:
     token_bytes = None
     if experiment.text:
         token_bytes = jnp.asarray(data.tokenizer(experiment.config.data).token_bytes)
-    train_step = make_train_step(model, optimizer, schedule, microbatches, token_bytes)
+    train_step = make_train_step(
+        model, optimizer, schedule, microbatches, token_bytes, experiment.train.trainable
+    )
     seed = experiment.config.seed
     return _Functions(
         jax.jit(lambda: initial_state(model, optimizer, seed), out_shardings=shardings.state),

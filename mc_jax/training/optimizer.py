@@ -4,6 +4,7 @@ import jax
 import optax
 
 from mc_jax.training.config import TrainConfig
+from mc_jax.training.fine_tuning import trains
 from mc_jax.typing import PyTree
 
 # Names of parameters that are matrices. By name, since a bias or a norm's scale that is kept per
@@ -42,4 +43,13 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     )
     # The state has the same structure with and without clipping, so that either may be resumed.
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
-    return optax.chain(clip, adamw)
+    optimizer = optax.chain(clip, adamw)
+    if not config.trainable:
+        return optimizer
+
+    def groups(params: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "trained" if trains(config.trainable, path) else "frozen", params
+        )
+
+    return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, groups)

@@ -1,9 +1,13 @@
 """Whether a run may go on with a config: what was begun with one model and data stays so."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from mc_jax.data.config import default_config as data_config
 from mc_jax.errors import InputError
+from mc_jax.model import default_config as model_config
+from mc_jax.training.config import default_config as train_config
 
 # The parts of an experiment that a checkpoint depends on ...
 _FIXED = ("seed", "model", "data")
@@ -33,7 +37,8 @@ def check_same_run(saved: Mapping[str, Any], config: Mapping[str, Any]) -> list[
     Raises:
       InputError: the model, the data or the seed differs; every differing field is named.
     """
-    before, now = _flat(saved), _flat(config)
+    # What did not exist yet when the run was begun had its default.
+    before, now = _flat(_defaults()) | _flat(saved), _flat(config)
     changed = [
         name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)
     ]
@@ -45,6 +50,11 @@ def check_same_run(saved: Mapping[str, Any], config: Mapping[str, Any]) -> list[
             "config", found, f"the values of the run in this workdir: {allowed}; or another workdir"
         )
     return [f"{name}: {before.get(name)!r} -> {now.get(name)!r}" for name in changed]
+
+
+def _defaults() -> dict[str, Any]:
+    groups = {"model": model_config(), "data": data_config(), "train": train_config()}
+    return {name: json.loads(group.to_json()) for name, group in groups.items()}
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mc_jax.training.fine_tuning import freeze
 from mc_jax.training.state import TrainState
 from mc_jax.typing import Array, Bool, Float, Int
 
@@ -82,19 +83,21 @@ def make_train_step(
     schedule: optax.Schedule,
     microbatches: int,
     token_bytes: Int[Array, "vocab"] | None,
+    trainable: str = "",
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Build `train_step(state, batch) -> (state, metrics)`.
 
     The loss is the mean cross-entropy over the weighted positions of the whole batch, however many
     `microbatches` it is worked through in. Metrics: those of `means`, `grad_norm` before clipping,
-    and `lr`. A gradient that is not finite anywhere shows as a `grad_norm` that is not.
+    of what is `trainable` (see `TrainConfig`), and `lr`. A gradient that is not finite anywhere
+    shows as a `grad_norm` that is not.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         total = jnp.sum(batch["weights"])
 
         def loss(params: Mapping, microbatch: Batch) -> tuple[Array, Sums]:
-            sums = batch_sums(model, params, microbatch, token_bytes)
+            sums = batch_sums(model, freeze(trainable, params), microbatch, token_bytes)
             return sums.loss / total, sums
 
         def accumulate(totals: tuple, microbatch: Batch) -> tuple[tuple, None]:
