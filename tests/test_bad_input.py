@@ -94,6 +94,16 @@ REQUESTS = {
     "no folder": (["--prompt=a", "--save_session=/no/folder/s"], "/no/folder", "that exists"),
     "step": (["--prompt=a", "--step=7"], "checkpoint", "7", "the steps [2]"),
     "decay": (["--prompt=a", "--post_training_caching=2"], "average_decay", "2.0", "up to 1"),
+    "form": (["--prompt=a", "--memory_form=int4"], "--memory_form", "int4", "int8"),
+    "unit": (["--prompt=a", "--memory_budget=2 cows"], "--memory_budget", "2 cows", "GiB"),
+    "full": (["--prompt=a", "--when_full=drop"], "--when_full", "drop", "--memory_budget"),
+    "no memories": (["--prompt=a", "--memory_form=int8"], "storage", "caches memories"),
+    "budget": (
+        ["--prompt=a", "--post_training_caching=1", "--memory_budget=100B"],
+        "storage.budget",
+        "100 bytes",
+        "at least 128 bytes",
+    ),
 }
 
 
@@ -243,6 +253,7 @@ def test_settings_that_do_not_go_together(case, refuse, tmp_path):
         (["--config=LICENSE"], ("--config", "'LICENSE'", "a Python file")),
         (["--config=configs/tiny.py:image"], ("data.task", "'image'", "'text' or 'mqar'")),
         (["--config=configs/base.py:more"], ("--config", "configs/base.py:more", "no argument")),
+        (["--config=configs/finetune_gate.py"], ("--config", "finetune_gate.py:FOLDER")),
         (["--config=configs/paper_760m.py:big"], ("--config", "'big'", "RULE,AGGREGATION")),
         ([TINY, "--wrokdir=x"], ("arguments", "'--wrokdir'", "--help")),
         ([TINY, "more"], ("arguments", "'more'", "--help")),

@@ -37,6 +37,14 @@ def test_what_does_not_touch_the_state_may_change():
     ]
 
 
+def test_a_setting_that_did_not_exist_yet_had_its_default():
+    before = experiment()
+    del before["model"]["memory"]["average_decay"], before["train"]["trainable"]
+    assert check_same_run(before, experiment()) == []
+    with pytest.raises(InputError, match=r"average_decay=0\.5"):
+        check_same_run(before, experiment(**{"model.memory.average_decay": 0.25}))
+
+
 def test_json_lines_go_on_after_the_checkpoint(tmp_path):
     path = tmp_path / "metrics.jsonl"
     first = JsonLines(path, start=0)
