@@ -20,7 +20,7 @@ needs_libtpu = pytest.mark.skipif(
 
 
 @functools.cache
-def _device(chip: str):
+def device(chip: str):
     from jax.experimental import topologies
 
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -30,7 +30,7 @@ def _device(chip: str):
 
 def compile_for(chip: str, function, *args):
     """The compiled program of `function` for one chip; arguments are arrays or their shapes."""
-    mesh = Mesh(np.array([_device(chip)]), ("x",))
+    mesh = Mesh(np.array([device(chip)]), ("x",))
     sharding = NamedSharding(mesh, PartitionSpec())
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), args)
     with jax.set_mesh(mesh):

@@ -7,21 +7,30 @@ import jax
 import numpy as np
 import pytest
 
-from configs import finetune_gate
+from configs import finetune_gate, tiny
 from mc_jax.errors import InputError
 from mc_jax.training import load, train
 from mc_jax.training.experiment import check
 from mc_jax.training.fine_tuning import name_of, other_params
 
 
-@pytest.fixture
-def plain(config, tmp_path):
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
     """A run of two steps without caching."""
-    with config.unlocked():
-        config.model.memory.aggregation = "none"
-        config.train.update(steps=2, eval_every=2, checkpoint_every=2)
-    train(config, tmp_path / "plain")
-    return tmp_path / "plain"
+    config = tiny.get_config("mqar")
+    config.model.update(vocab_size=64, num_layers=1, dim=16, mlp_dim=16)
+    config.model.memory.aggregation = "none"
+    config.data.length = 32
+    config.train.update(steps=2, eval_every=2, tensorboard=False)
+    folder = tmp_path_factory.mktemp("plain")
+    train(config.lock(), folder)
+    return folder
+
+
+@pytest.fixture
+def plain(trained, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(trained, tmp_path / "plain")
 
 
 def tuning(plain, **changes):
