@@ -6,8 +6,8 @@
 
 A model of configs/default.py is trained without caching on 256 tokens at a time. It then reads
 texts of 256 to 4,096 tokens: as it is; with post-training caching, whose weights fall by a factor
-with each segment back; and with the gate of GRM, after configs/finetune_gate.py has trained that
-alone. All lengths are measured on the same held-out text. Finished runs are not run again.
+with each segment back; and with a gate of GRM, after configs/finetune_gate.py has trained that
+alone. All are measured on all of the held-out text. Finished runs are not run again.
 """
 
 import argparse
@@ -16,19 +16,25 @@ from pathlib import Path
 
 import jax
 from matplotlib.figure import Figure
+from ml_collections import ConfigDict
 
 from benchmarks import common
 from configs import default, finetune_gate
 from mc_jax.evaluation.run import evaluate
 from mc_jax.files import replace
-from mc_jax.training import load, train
+from mc_jax.training import train
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain")
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "extrapolation.png"
-TOKENS = 2**17  # held-out ones
 LENGTHS = (256, 512, 1024, 2048, 4096)
-WAYS = ("no caching", "post-training, 0.5", "post-training, 1", "fine-tuned gate")
-COLOURS = dict(zip(WAYS, ("0.45", "tab:blue", "tab:cyan", "tab:red"), strict=True))
+WAYS = (
+    "no caching",
+    "post-training, 0.5",
+    "post-training, 0.1",
+    "fine-tuned gate: context",
+    "fine-tuned gate: position",
+)
+COLOURS = dict(zip(WAYS, ("0.45", "tab:blue", "tab:cyan", "tab:red", "tab:orange"), strict=True))
 
 
 def arguments() -> argparse.Namespace:
@@ -41,32 +47,34 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def trained(root: Path, rule: str) -> tuple[Path, Path]:
-    """The workdirs of the model without caching and of the fine-tuned one, both finished."""
-    plain, tuned = root / f"{rule}-plain", root / f"{rule}-gate"
+def trained(root: Path, rule: str) -> dict[str, Path]:
+    """The workdirs of finished runs: of the model without caching, and of each gate."""
     config = default.get_config()
     config.model.memory.update(rule=rule, aggregation="none", segment_len=LENGTHS[0])
+    workdirs = {"plain": root / f"{rule}-plain"}
+    finish(config, workdirs["plain"])
+    for gate in ("context", "position"):
+        workdirs[gate] = root / f"{rule}-{gate}"
+        finish(finetune_gate.get_config(f"{workdirs['plain']},grm,{gate}"), workdirs[gate])
+    return workdirs
+
+
+def finish(config: ConfigDict, workdir: Path) -> None:
+    """Train to the end."""
     config.train.tensorboard = False
-    for workdir in (plain, tuned):
-        if train(config.lock(), workdir).signal:
-            raise SystemExit(f"stopped in {workdir}; the same command goes on from there")
-        if workdir == plain:
-            config = finetune_gate.get_config(str(plain))
-            config.train.tensorboard = False
-    return plain, tuned
+    if train(config.lock(), workdir).signal:
+        raise SystemExit(f"stopped in {workdir}; the same command goes on from there")
 
 
 def measure(root: Path, rule: str) -> list[dict]:
     """A row for each way and length."""
-    plain, tuned = trained(root, rule)
-    rows = []
+    workdirs, rows = trained(root, rule), []
     for way in WAYS:
-        workdir = tuned if way == "fine-tuned gate" else plain
+        workdir = workdirs[way.split(": ")[1] if ":" in way else "plain"]
         decay = float(way.split(", ")[1]) if "," in way else None
-        batch = load(workdir, "latest").config.data.eval_batch_size
         for length in LENGTHS:
-            batches = TOKENS // (batch * length)
-            found = evaluate(workdir, "latest", batches, length, decay)["held_out"]
+            # More batches than there are: all of them.
+            found = evaluate(workdir, "latest", 10**6, length, decay)["held_out"]
             rows.append({"rule": rule, "way": way, "length": length, **found})
             print(f"{rule}, {way}, {length} tokens: {found['bits_per_byte']:.3f} bits per byte")
     return rows
@@ -131,7 +139,7 @@ def main() -> None:
         return
     print("\n" + markdown(rows) + "\n")
     draw(rows)
-    settings = {"tokens": TOKENS, "accelerator": jax.devices()[0].device_kind}
+    settings = {"accelerator": jax.devices()[0].device_kind}
     common.write_results("extrapolation", PACKAGES, settings, rows)
 
 

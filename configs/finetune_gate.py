@@ -3,6 +3,7 @@
     python train.py --workdir=runs/plain --config.model.memory.aggregation=none
     python train.py --config=configs/finetune_gate.py:runs/plain        # GRM
     python train.py --config=configs/finetune_gate.py:runs/plain,ssc
+    python train.py --config=configs/finetune_gate.py:runs/plain,grm,position   # by distance
 
 Everything else stays as it was trained; memories are kept every training length, and texts are
 four times as long, so that there are some. `benchmarks/extrapolation.py` compares this with
@@ -17,7 +18,9 @@ from mc_jax.errors import InputError
 
 
 def get_config(arg: str = ""):
-    folder, _, aggregation = arg.partition(",")
+    folder, *how = arg.split(",")
+    aggregation = how[0] if how else "grm"
+    gate = how[1] if how[1:] else "context"
     path = Path(folder) / "config.json"
     if not folder or not path.is_file():
         allowed = "configs/finetune_gate.py:FOLDER, the workdir of a run without caching"
@@ -31,7 +34,7 @@ def get_config(arg: str = ""):
     config.model.update(trained["model"])
     config.data.update(trained["data"])
     length = config.data.length
-    config.model.memory.update(aggregation=aggregation or "grm", segment_len=length)
+    config.model.memory.update(aggregation=aggregation, gate=gate, segment_len=length)
     config.data.length = 4 * length
     config.data.batch_size = max(1, config.data.batch_size // 4)
     config.data.eval_batch_size = max(1, config.data.eval_batch_size // 4)

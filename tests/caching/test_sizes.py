@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 import mc_jax
+from mc_jax.caching import FORMS
 from mc_jax.errors import InputError
 from tests.compiling import QUICK
 
@@ -58,6 +59,13 @@ def test_state_size_of_windows(window):
     case = Case("swla")
     _, cache = jax.eval_shape(lambda x: call(case, x), shapes_of(case, 17, window))
     assert size(case, 17, window=window) == bytes_of(cache)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("case", [Case("swla", "ssc"), Case("titans", segmentation="logarithmic")])
+def test_state_size_of_forms(case, form):
+    _, cache = call(case, cast(make_inputs(case, 17, hidden=10), jnp.float32))
+    assert size(case, 17, form=form) == bytes_of(mc_jax.store(cache, form))
 
 
 def test_state_size_by_hand():
