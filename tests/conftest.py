@@ -1,9 +1,18 @@
-"""Shared by every test: the x64 fixture and the hypothesis profile."""
+"""Shared by every test: quick compiling, the x64 fixture and the hypothesis profile."""
+
+import os
 
 import hypothesis
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+
+from tests.compiling import QUICK
+
+# Of the programs that tests start, too. JAX reads it when it first looks for devices.
+os.environ["XLA_FLAGS"] = " ".join(
+    [os.environ.get("XLA_FLAGS", ""), *(f"--{name}={value}" for name, value in QUICK.items())]
+)
 
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=3)
 hypothesis.settings.load_profile("repeatable")
