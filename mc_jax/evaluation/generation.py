@@ -184,7 +184,7 @@ def _tell_lost(config: ModelConfig, cache: ModelCache) -> None:
     """Say which part of a text the budget has taken from the memories."""
     if not config.memory.options.caches or "memory" not in config.pattern:
         return
-    if lost := int(memories_lost(config, cache)[...]):
+    if lost := int(memories_lost(config, cache)):
         total = int(cache.position) // config.memory.segment_len
         print(
             f"memory budget: of {total:,} memories {lost:,} are dropped or merged into others",

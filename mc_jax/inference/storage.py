@@ -151,14 +151,15 @@ class Keeper:
         return map_memories(self.config, cache, kept)
 
     def _free(self, cache: ModelCache, most: int, new: int | np.ndarray) -> ModelCache:
-        """The cache with so many fewer memories that with `new` ones there are `most`."""
+        """The cache with no more slots than `most`, and as many memories that `new` ones fit in."""
         memory = self.config.memory
         lost = memories_lost(self.config, cache)
         used = cache.position // memory.segment_len - lost
         excess = jnp.where(new > 0, jnp.maximum(used + new - most, 0), 0)
-        if not excess.any():
+        slots = memories_of(self.config, cache)[0].capacity
+        if not excess.any() and slots <= most:
             return cache
-        if not lost.any():
+        if excess.any() and not lost.any():
             tokens = int(jnp.max(cache.position))
             what = "are dropped" if self.storage.when_full == "drop" else "are merged"
             _LOG.warning("memory budget full after %s tokens: old memories %s", f"{tokens:,}", what)
@@ -168,7 +169,8 @@ class Keeper:
             pairs = jnp.where(excess > 0, jnp.minimum(quarter, used // 2), 0)
         dropped = jnp.maximum(excess - pairs, 0)
         sums = memory.write_mode == "independent"
-        lose = functools.partial(_lose, memory.segment_len, sums, pairs=pairs, dropped=dropped)
+        static = memory.segment_len, sums, min(slots, most)
+        lose = functools.partial(_lose, *static, pairs=pairs, dropped=dropped)
         return map_memories(self.config, cache, lose)
 
 
@@ -238,13 +240,16 @@ def _weights(memory: Cache) -> Weights:
     return memory.memories.weights
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _lose(segment_len: int, sums: bool, memory: Cache, pairs: Array, dropped: Array) -> Cache:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _lose(
+    segment_len: int, sums: bool, slots: int, memory: Cache, pairs: Array, dropped: Array
+) -> Cache:
     """Merge the oldest `pairs` of neighbours, or drop the oldest memories, of one layer.
 
     Args:
       segment_len: tokens of a segment.
       sums: whether two memories merge as their sum; else the later one stays.
+      slots: that are left.
       memory: leaves [batch, heads, slots, ...].
       pairs: how many, [] or [batch].
       dropped: how many, behind which the pairs are counted, [] or [batch].
@@ -253,8 +258,8 @@ def _lose(segment_len: int, sums: bool, memory: Cache, pairs: Array, dropped: Ar
     stored = memory.memories.weights
     weights = fetch(stored)
 
-    def head(slots: Any, described: Array | None, pairs: Array, dropped: Array) -> Any:
-        place = jnp.arange(memory.capacity)
+    def head(weights: Any, described: Array | None, pairs: Array, dropped: Array) -> Any:
+        place = jnp.arange(slots)
         paired = place < pairs
         first = jnp.where(paired, 2 * place, place + pairs) + dropped
 
@@ -266,11 +271,11 @@ def _lose(segment_len: int, sums: bool, memory: Cache, pairs: Array, dropped: Ar
             described = at(described, first)
             described = jnp.where(paired[:, None], (described + second) / 2, described)
         if not sums:
-            return at(slots, first + paired), described
+            return at(weights, first + paired), described
         dtype = memory.state.weights[0].dtype
-        older, newer = (as_floats(at(slots, i), dtype) for i in (first, first + 1))
+        older, newer = (as_floats(at(weights, i), dtype) for i in (first, first + 1))
         merged = jax.tree.map(lambda x, y: jnp.where(paired[:, None, None], x + y, x), older, newer)
-        return as_stored(slots, merged), described
+        return as_stored(weights, merged), described
 
     heads = jax.vmap(head, (0, 0, None, None))
     each = 0 if pairs.ndim else None

@@ -108,6 +108,16 @@ def test_decoding_stays_within_the_budget(caplog):
     ]
 
 
+def test_a_cache_without_a_budget_is_cut_to_one():
+    """One session goes on within less than it has."""
+    lm = model(SSC)
+    ids, more = tiny.tokens(2, 80), tiny.tokens(2, 3, seed=1)
+    storage = Storage(budget=budget_of(lm, 8))
+    _, cache = prefill(*lm, more, prefill(*lm, ids)[1], storage=storage)
+    assert memories_of(lm[0], cache)[0].capacity == 8
+    assert memories_lost(lm[0], cache) == 80 // 4 - 7
+
+
 def test_a_session_keeps_its_form(tmp_path):
     lm = model(SSC)
     storage = Storage(form="int8", budget=budget_of(lm, 4))
