@@ -17,8 +17,8 @@ def test_value_slope_and_curvature(name, dtype, x64):
     expected = [jax.vmap(g)(jnp.float64(x)) for g in (f, jax.grad(f), jax.grad(jax.grad(f)))]
     found = ACTIVATIONS[name](jnp.asarray(x, jnp.float32), jnp.dtype(dtype))
     # In float32 the slope 1 - tanh² cancels where tanh is close to 1, as in the project's own, and
-    # its factors grow with |x|.
-    tolerance = 1e-4 if name == "gelu_tanh" else 1e-6
+    # its factors grow with |x|: one last bit of tanh, which compilers round differently, is 1e-4.
+    tolerance = 2e-4 if name == "gelu_tanh" else 1e-6
     for order, (y, exact) in enumerate(zip(found, expected, strict=True)):
         atol = tolerance if order else 1e-6
         np.testing.assert_allclose(y, exact, atol=atol, rtol=2e-6, err_msg=f"derivative {order}")
