@@ -88,7 +88,9 @@ def measure(args: argparse.Namespace, workdir: Path) -> list[dict]:
         one = bytes_of_a_memory(config, saved.params, storage, args.texts, None)
         size = min(one * memories, storage.budget or one * memories) // args.texts
         about = f"{config.memory.rule}, {config.memory.aggregation}"
-        kept = storage.form or f"{storage.budget / each / memories:.0%}, {storage.when_full}"
+        kept = storage.form
+        if storage.budget is not None:
+            kept = f"{storage.budget / each / memories:.0%}, {storage.when_full}"
         rows.append({"model": about, "memories": kept, "bytes": size, "bits_per_byte": bits})
         rows[-1]["over_float32"] = bits - rows[0]["bits_per_byte"]
         print(rows[-1], flush=True)

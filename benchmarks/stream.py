@@ -49,7 +49,7 @@ class Compilations:
 
         self.count = 0
 
-        def listen(event: str, _: float, **__) -> None:
+        def listen(event: str, duration_secs: float, **kwargs: str | int) -> None:
             self.count += event.endswith("backend_compile_duration")
 
         jax.monitoring.register_event_duration_secs_listener(listen)
