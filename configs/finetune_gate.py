@@ -19,12 +19,12 @@ from mc_jax.errors import InputError
 
 def get_config(arg: str = ""):
     folder, *how = arg.split(",")
+    path = Path(folder) / "config.json"
+    if not folder or not path.is_file() or len(how) > 2:
+        allowed = "configs/finetune_gate.py:FOLDER[,AGGREGATION[,GATE]], the workdir of a run "
+        raise InputError("--config", arg, allowed + "without caching, and how it is to read")
     aggregation = how[0] if how else "grm"
     gate = how[1] if how[1:] else "context"
-    path = Path(folder) / "config.json"
-    if not folder or not path.is_file():
-        allowed = "configs/finetune_gate.py:FOLDER, the workdir of a run without caching"
-        raise InputError("--config", arg, allowed)
     trained = json.loads(path.read_text())
     if trained["model"]["memory"]["aggregation"] != "none":
         found = trained["model"]["memory"]["aggregation"]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mc_jax.caching import FORMS
 from mc_jax.errors import InputError
 from mc_jax.inference import arrays
 from mc_jax.inference.storage import Keeper, Storage, memory_form
@@ -75,7 +76,8 @@ def load_session(path: Path, config: ModelConfig, params: PyTree) -> Session:
             {"params": params}, jnp.zeros((1, 1), jnp.int32), method=LanguageModel.extend
         )
         session = Session(*extended)
-        keeper = Keeper(config, Storage(form=about.get(_FORM)), None)
+        form = about.get(_FORM)
+        keeper = Keeper(config, Storage(form=form if form in FORMS else None), None)
         return session._replace(cache=keeper.keep(session.cache))
 
     # The number of sequences and the room are the file's.

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mc_jax.caching import FORMS, Cache, store
-from mc_jax.caching.placement import fetch, on_host
+from mc_jax.caching.placement import HOST, fetch, on_host
 from mc_jax.caching.storage import as_floats, as_stored, form_of
 from mc_jax.errors import InputError
 from mc_jax.memory import get_rule
@@ -283,7 +283,7 @@ def _lose(
         weights, memory.descriptors, pairs, dropped
     )
     if on_host(stored):
-        weights = jax.device_put(weights, jax.memory.Space.Host)
+        weights = jax.device_put(weights, HOST)
     return memory._replace(
         position=memory.position - (pairs + dropped) * segment_len,
         memories=memory.memories._replace(weights=weights),

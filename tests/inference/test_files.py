@@ -57,6 +57,14 @@ def test_a_session_goes_on_bit_for_bit(lm, saved):
     assert_same(prefill(*lm, more, found.cache), prefill(*lm, more, session.cache))
 
 
+def test_a_session_in_float64(tmp_path, x64):
+    config = tiny.config(dtype="float64")
+    params = jax.tree.map(lambda x: np.asarray(x, "float64"), tiny.init(tiny.config()))
+    session = Session(*prefill(config, params, tiny.tokens(1, 9)))
+    save_session(tmp_path / "a", config, params, session)
+    assert_same(load_session(tmp_path / "a", config, params), session)
+
+
 def test_a_session_of_another_model(lm, saved):
     path, _ = saved
     config, params = lm

@@ -99,7 +99,7 @@ def test_what_does_not_fit(plain, changes, field, part):
 
 
 def test_the_config_needs_a_run_without_caching(plain):
-    for argument in ("", "/no/run"):
+    for argument in ("", "/no/run", f"{plain},grm,context,more"):
         with pytest.raises(InputError, match="finetune_gate.py:FOLDER"):
             finetune_gate.get_config(argument)
     path = plain / "config.json"
