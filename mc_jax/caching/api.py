@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from mc_jax.caching import storage
 from mc_jax.caching.cache import Cache, empty_cache, grow
 from mc_jax.caching.chunked import chunked
+from mc_jax.caching.context import Context
 from mc_jax.caching.kernels import check_implementation, write_on_kernel
 from mc_jax.caching.options import Options
 from mc_jax.caching.recurrent import recurrent
@@ -45,7 +46,9 @@ def memory_caching(
     initial_cache: Cache | None = None,
     lengths: Int[Array, "*batch"] | None = None,
     implementation: str | None = None,
-) -> tuple[Float[Array, "batch length heads head_dim"], Cache]:
+    context_axis: str | None = None,
+    exchange: str = "gather",
+) -> tuple[Float[Array, "batch length heads head_dim"], Cache | None]:
     """A recurrent memory that keeps its states and lets every token read them.
 
     Each head of each sequence compresses its keys and values into a memory M, keeps the memory at
@@ -91,10 +94,15 @@ def memory_caching(
         at a time, reading only what it needs) | chunked (chunk-parallel, with the best kernels of
         the device) | xla | pallas | pallas_interpret (chunk-parallel, every kernel of that kind);
         None picks decode for a single token and else chunked.
+      context_axis: inside `jax.shard_map`, the mesh axis that sequences are split over: the call
+        has this device's run of them, whole segments, and outputs are those of the whole
+        sequences. None if the call has all tokens.
+      exchange: how devices of that axis get each other's memories: gather (each one holds all) |
+        ring (they are passed on, and none holds more than those of two devices).
 
     Returns:
-      Outputs, shaped and typed as v, and the cache to continue from. Under `jit` a cache cannot
-      grow: see `mc_jax.reserve`.
+      Outputs, shaped and typed as v, and the cache to continue from; None in its place with a
+      `context_axis`. Under `jit` a cache cannot grow: see `mc_jax.reserve`.
 
     Raises:
       InputError: an option or an array that does not fit; it names the argument.
@@ -122,15 +130,26 @@ def memory_caching(
             initial_cache = grow(initial_cache, capacity_for(length, segment_len, segmentation))
     if lengths is not None:
         lengths = jnp.asarray(lengths, jnp.int32)
+    context = None
+    if context_axis is not None:
+        context = Context(context_axis, exchange)
+        if initial_cache is not None or lengths is not None:
+            field = "lengths" if initial_cache is None else "initial_cache"
+            raise InputError(field, "a value", "None with a context_axis: sequences start there")
+        if implementation in ("decode", "recurrent"):
+            allowed = "None or a chunk-parallel one with a context_axis"
+            raise InputError("implementation", implementation, allowed)
+        context.check(options, the_rule, q.shape[1])
     arrays = (q, k, v, u, gates, params, initial_cache, lengths)
-    return _run(options, the_rule, implementation, *arrays)
+    return _run(options, the_rule, implementation, context, *arrays)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _run(
     options: Options,
     rule: Rule,
     implementation: str,
+    context: Context | None,
     q: Array,
     k: Array,
     v: Array,
@@ -139,7 +158,7 @@ def _run(
     params: DeepParams | None,
     cache: Cache | None,
     lengths: Array | None,
-) -> tuple[Array, Cache]:
+) -> tuple[Array, Cache | None]:
     # With lengths nothing about the grid of segments is static, as in a sequence that goes on.
     fresh = cache is None and lengths is None
     token_wise = implementation in ("decode", "recurrent")
@@ -147,10 +166,12 @@ def _run(
     own_positions = cache is not None and cache.position.ndim > 0
     capacity = 0
     if options.caches:
-        capacity = capacity_for(q.shape[1], options.segment_len, options.segmentation)
+        length = q.shape[1] * (1 if context is None else context.size)
+        capacity = capacity_for(length, options.segment_len, options.segmentation)
     kernel = None if implementation == "chunked" else implementation
     written = None
-    if fresh and not token_wise:
+    # The kernels start from the rule's own initial state.
+    if fresh and not token_wise and (context is None or options.resets):
         written = write_on_kernel(options, rule, params, q, k, v, gates, kernel)
 
     def head(q, k, v, u, gates, params, cache, lengths, written):
@@ -160,7 +181,7 @@ def _run(
         arguments = (rule, options, params, q, k, v, u, gates, cache, lengths)
         if token_wise:
             return recurrent(*arguments, READS[implementation])
-        return chunked(*arguments, fresh, kernel, written)
+        return chunked(*arguments, fresh, kernel, written, context)
 
     # One head of one sequence has its tokens on the last axis.
     q, k, v, gates = jax.tree.map(lambda x: jnp.moveaxis(x, 1, -1), (q, k, v, gates))
@@ -171,7 +192,7 @@ def _run(
     heads = jax.vmap(
         head,
         in_axes=(0, 0, 0, 0, 0, 0, None if cache is None else _cache_axes(None), None, 0),
-        out_axes=(0, _cache_axes(None)),
+        out_axes=(0, None if context else _cache_axes(None)),
     )
     sequences = jax.vmap(
         heads,
@@ -181,7 +202,7 @@ def _run(
             0 if ragged else None,
             0,
         ),
-        out_axes=(0, _cache_axes(0 if ragged or own_positions else None)),
+        out_axes=(0, None if context else _cache_axes(0 if ragged or own_positions else None)),
         axis_name=SEQUENCES,
     )
     y, cache = sequences(q, k, v, u, gates, params, cache, lengths, written)

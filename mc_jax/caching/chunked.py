@@ -12,6 +12,8 @@ import jax.numpy as jnp
 
 from mc_jax.caching import buckets, placement, storage
 from mc_jax.caching.cache import Cache, Memory, fits, memory_of
+from mc_jax.caching.carry import arriving_state
+from mc_jax.caching.context import Context
 from mc_jax.caching.options import Options
 from mc_jax.caching.read import (
     LevelReader,
@@ -21,6 +23,7 @@ from mc_jax.caching.read import (
     read_and_mix,
     read_mixed_maps,
 )
+from mc_jax.caching.ring import RingReader, ring_reader
 from mc_jax.caching.router import gate_logits, gate_weights, route
 from mc_jax.caching.segments import Grid, visible_slots
 from mc_jax.caching.write import write_segments
@@ -93,8 +96,9 @@ def chunked(
     fresh: bool,
     kernel: str | None,
     on_kernel: deep_write.Written | None,
-) -> tuple[Array, Cache]:
-    """Outputs [head_dim, length] and the cache after the call.
+    context: Context | None,
+) -> tuple[Array, Cache | None]:
+    """Outputs [head_dim, length] and the cache after the call; no cache with a context.
 
     Args:
       rule: update rule.
@@ -110,20 +114,25 @@ def chunked(
       fresh: whether the sequence starts here, and all of its tokens are there.
       kernel: implementation of the reads; None for the best.
       on_kernel: this head's part of what a kernel has written; None to compress here.
+      context: the devices that a fresh sequence is split over; None if it is not.
     """
-    grid = Grid(options, q.shape[1], 0 if fresh else cache.position, count)
+    grid = Grid(options, q.shape[1], 0 if fresh else cache.position, count, context)
+    if context is not None and not options.resets:
+        cache = cache._replace(state=arriving_state(rule, grid, params, k, v, gates, cache))
     if on_kernel is None:
         compressed = _compress(rule, grid, params, q, k, v, gates, cache)
     else:
         features = grid.place(on_kernel.features.T)
         compressed = Compressed([State(on_kernel.ends)], [on_kernel.final], features)
     keys = _summarise(grid, k, cache) if options.routed else None
-    stored = _store(rule, grid, compressed.ends, keys, cache)
+    stored = _store(rule, grid, compressed.ends, keys, cache, q.dtype)
     q = grid.place(q)
     cached = _reader(grid, u, q, keys, stored, kernel)
     read = read_mixed_maps if mixes_maps(options, rule.network) else read_and_mix
     y = read(rule.network, norm_of(params), q, compressed.online, cached)
     y = grid.take(y).astype(v.dtype)
+    if context is not None:
+        return y, None
     position = cache.position + (grid.length if count is None else count)
     if not fresh:
         y = jnp.where(fits(options, cache, position), y, jnp.nan)
@@ -188,15 +197,38 @@ def _online(grid: Grid, chunks: Chunk, coefficients: Coefficients, dtype: jnp.dt
     return linear
 
 
-def _store(rule: Rule, grid: Grid, ends: list[State], keys: Keys | None, cache: Cache) -> Stored:
-    """Add the call's memories, states at the ends of segments and of buckets, to the cached."""
+def _store(
+    rule: Rule,
+    grid: Grid,
+    ends: list[State],
+    keys: Keys | None,
+    cache: Cache,
+    dtype: jnp.dtype,
+) -> Stored:
+    """Add the call's memories, states at the ends of segments and of buckets, to the cached.
+
+    Those of other devices travel in `dtype`, the type that they are read in.
+    """
     if not grid.options.caches:
         return Stored(None, None, None, None)
     memories = [memory_of(rule, grid.options, state) for state in ends]
     means = None if keys is None else keys.means
+    if grid.context is not None and grid.context.exchange == "gather":
+        memories, means = _gather(grid.context, memories, means, dtype)
     if grid.options.segmentation == "logarithmic":
         return _store_buckets(rule, grid, memories, means, cache)
     return _store_stack(grid, memories[0], means, cache)
+
+
+def _gather(
+    context: Context, memories: list[Memory], means: Array | None, dtype: jnp.dtype
+) -> tuple[list[Memory], Array | None]:
+    """Memories and descriptors of all devices."""
+    travelling = [
+        memory._replace(weights=jax.tree.map(lambda w: w.astype(dtype), memory.weights))
+        for memory in memories
+    ]
+    return context.gather((travelling, means))
 
 
 def _store_stack(grid: Grid, ends: Memory, means: Array | None, cache: Cache) -> Stored:
@@ -206,7 +238,7 @@ def _store_stack(grid: Grid, ends: Memory, means: Array | None, cache: Cache) ->
     if grid.fresh:
         memories, descriptors = jax.tree.map(lambda new: new[:room], (ends, means))
         # Nobody reads the memory of the call's last segment yet.
-        readable = min(room, grid.segments - 1)
+        readable = min(room, grid.all_segments - 1)
     else:
         slots = jnp.where(grid.segment_complete, grid.first + jnp.arange(grid.segments), room)
         kept = cache.memories.weights
@@ -214,6 +246,8 @@ def _store_stack(grid: Grid, ends: Memory, means: Array | None, cache: Cache) ->
         memories = cache.memories._replace(weights=kept)
         descriptors = placement.put(cache.descriptors, slots, means)
         readable = room
+    if grid.context is not None and grid.context.exchange == "ring":
+        return Stored(ends.weights, means, None, None)
     if not readable:
         return Stored(None, None, memories, descriptors)
     weights, seen = jax.tree.map(lambda x: x[:readable], (memories.weights, descriptors))
@@ -231,10 +265,12 @@ def _store_buckets(
     assert cache.memories is not None
     held = storage.as_floats(cache.memories.weights, _dtype_of(ends[0]))
 
+    # The first segment of what has been stored; of a sequence that is split, of all devices.
+    first = grid.first if grid.context is None else 0
+
     def rows(tables: list, segment: Array) -> list:
         return [
-            buckets.rows_for(table, segment, grid.first, level)
-            for level, table in enumerate(tables)
+            buckets.rows_for(table, segment, first, level) for level, table in enumerate(tables)
         ]
 
     def kept(tables: list) -> Any:
@@ -290,9 +326,11 @@ def _shared_reader(
     own: Array | None,
     stored: Stored,
     kernel: str | None,
-) -> SharedReader:
+) -> SharedReader | RingReader:
     options = grid.options
     router: Router | Scores | None = None
+    if grid.context is not None and grid.context.exchange == "ring":
+        return _ring_reader(grid, u, q, own, stored, kernel)
     if options.routed:
         router = Router(*route(options, u, q, own), stored.descriptors)
     elif options.gated:
@@ -302,3 +340,15 @@ def _shared_reader(
     return SharedReader(
         stored.weights, router, grid.block_len, grid.first, options.selected, kernel
     )
+
+
+def _ring_reader(
+    grid: Grid, u: Array | None, q: Array, own: Array | None, stored: Stored, kernel: str | None
+) -> RingReader:
+    options, router, online = grid.options, None, None
+    if options.routed:
+        router, online = route(options, u, q, own)
+    elif options.gated:
+        assert u is not None
+        online = u[0].astype(accumulator(u.dtype))
+    return ring_reader(grid, u, router, online, stored.weights, stored.descriptors, kernel)

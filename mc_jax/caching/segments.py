@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 from jax import lax
 
+from mc_jax.caching.context import Context
 from mc_jax.caching.options import Options
 from mc_jax.typing import Array
 
@@ -51,16 +52,19 @@ class Grid:
       length: tokens of the call.
       position: tokens before the call; the Python integer 0 for a fresh sequence, else an array.
       count: how many of the call's tokens are there, where the rest is padding; None for all.
+      context: the devices that a fresh sequence is split over, of which this one has `length`
+        tokens; None if it has all.
     """
 
     options: Options
     length: int
     position: int | Array
     count: Array | None = None
+    context: Context | None = None
 
     @property
     def fresh(self) -> bool:
-        """Whether the sequence starts here, so that everything about the grid is static."""
+        """Whether the sequence starts here, so that where tokens lie on the grid is static."""
         return isinstance(self.position, int)
 
     @property
@@ -76,6 +80,11 @@ class Grid:
         return -(-(self.length + (0 if self.fresh else self.block_len - 1)) // self.block_len)
 
     @property
+    def all_segments(self) -> int:
+        """Segments of all devices."""
+        return self.segments * (1 if self.context is None else self.context.size)
+
+    @property
     def chunks(self) -> int:
         """Chunks of a segment."""
         return self.block_len // self.options.chunk_len
@@ -88,6 +97,8 @@ class Grid:
     @property
     def first(self) -> int | Array:
         """Absolute index of the buffer's first segment."""
+        if self.context is not None:
+            return self.context.index * self.segments
         return self.position // self.options.block_len
 
     @property
