@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from mc_jax.data.config import default_config as data_config
 from mc_jax.model import default_config as model_config
+from mc_jax.sharding import default_config as mesh_config
 from mc_jax.training.config import default_config as train_config
 
 
@@ -17,5 +18,6 @@ def get_config() -> ConfigDict:
     config.model = model_config()  # mc_jax/model/config.py
     config.data = data_config()  # mc_jax/data/config.py
     config.train = train_config()  # mc_jax/training/config.py
+    config.mesh = mesh_config()  # mc_jax/sharding/config.py
     config.eval = ConfigDict()
     return config

@@ -19,7 +19,7 @@ from mc_jax.files import replace
 from mc_jax.inference import cache_after_training
 from mc_jax.model import LanguageModel
 from mc_jax.training import Experiment, check, load
-from mc_jax.training.sharding import data_parallel
+from mc_jax.training.sharding import check_batch_size, data_parallel
 from mc_jax.typing import PyTree
 
 Results = dict[str, Any]
@@ -90,6 +90,7 @@ def _make(folder: Path) -> None:
 def _held_out(experiment: Experiment, params: PyTree, folder: Path) -> Results:
     """Score the held-out batches, and draw the picture of the task."""
     config = experiment.config.data
+    check_batch_size("data.eval_batch_size", config.eval_batch_size, jax.device_count())
     batches = data.eval_batches(config)
     score = scores.make_score(LanguageModel(experiment.model), params, data_parallel())
     bar = tqdm(batches, desc="evaluating", unit="batch", dynamic_ncols=True)

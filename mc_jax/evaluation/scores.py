@@ -19,8 +19,9 @@ Row = dict[str, Any]
 
 def make_score(model: nn.Module, params: PyTree, shardings: Shardings) -> Score:
     """Build `score(batch) -> (loss, correct)`, what `token_scores` says of a batch's tokens."""
-    compiled = jax.jit(functools.partial(token_scores, model), out_shardings=shardings.state)
-    params = jax.device_put(params, shardings.state)
+    scores = functools.partial(token_scores, model)
+    compiled = shardings.on_mesh(jax.jit(scores, out_shardings=shardings.everywhere))
+    params = jax.device_put(params, shardings.everywhere)
     return lambda batch: jax.device_get(compiled(params, to_devices(batch, shardings.batch)))
 
 

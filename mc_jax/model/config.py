@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from mc_jax.caching import Options
+from mc_jax.caching.context import EXCHANGES
 from mc_jax.caching.kernels import check_implementation
 from mc_jax.errors import InputError
 from mc_jax.memory import ACTIVATIONS, MEM_NORMS, get_rule, rule_names
@@ -123,6 +124,9 @@ class MemoryConfig(_Config):
     conv_width: int = 4
     # Distances that gate="position" tells apart; the last serves all that lie further.
     position_slots: int = 64
+    # How devices that share a sequence (mesh.context) get each other's memories: gather (each one
+    # holds all of a layer while it reads them) | ring (they are passed on, and none does).
+    exchange: str = "gather"
     # auto | chunked | recurrent (the equations token by token, slow) | xla | pallas.
     implementation: str = "auto"
 
@@ -143,6 +147,7 @@ class MemoryConfig(_Config):
         self._check_choice("decay", DECAYS)
         self._check_choice("activation", tuple(ACTIVATIONS))
         self._check_choice("mem_norm", MEM_NORMS)
+        self._check_choice("exchange", EXCHANGES)
         self._check_choice("implementation", MEMORY_IMPLEMENTATIONS)
         if not 0 < self.average_decay <= 1:
             raise InputError(self._path("average_decay"), self.average_decay, "above 0, up to 1")

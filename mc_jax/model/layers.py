@@ -6,6 +6,7 @@ from jax import lax
 
 from mc_jax.memory.network import accumulator
 from mc_jax.model.config import ModelConfig
+from mc_jax.sharding import constrain
 from mc_jax.typing import Array, Float
 
 NORMALISE_EPS = 1e-6
@@ -33,39 +34,43 @@ def output_projection(config: ModelConfig, inputs: int, name: str) -> nn.Module:
     )
 
 
-class CausalConv(nn.Module):
-    """Depthwise causal convolution over the tokens, `y_t = sum_{i < width} w_i x_{t-i}`.
-
-    Written as shifted sums: XLA's grouped convolution is over ten times slower on a CPU.
-    """
+class ConvKernel(nn.Module):
+    """Kernel [width, *channels] of a depthwise causal convolution."""
 
     width: int
 
     @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "batch blocks *channels block_len"],
-        tail: Float[Array, "batch before *channels"] | None = None,
-    ) -> Array:
-        """Mix each channel over its last `width` tokens, also those of the block before.
+    def __call__(self, channels: tuple[int, ...]) -> Float[Array, "width *channels"]:
+        """The parameter."""
+        initial = nn.initializers.normal(self.width**-0.5)
+        return self.param("kernel", initial, (self.width, *channels))
 
-        Args:
-          x: blocks of tokens.
-          tail: the `width - 1` tokens before the first; None for zeros.
-        """
-        before, block_len = self.width - 1, x.shape[-1]
-        assert x.shape[1] == 1 or before <= block_len, "a token sees the block before at most"
-        kernel_shape = (self.width, *x.shape[2:-1])
-        kernel = self.param("kernel", nn.initializers.normal(self.width**-0.5), kernel_shape)
-        kernel = kernel[..., None].astype(x.dtype)
-        # What a block needs of the one before.
-        ends = x[:, :-1, ..., max(block_len - before, 0) :]
-        missing = before - ends.shape[-1]
-        ends = jnp.pad(ends, [(0, 0), (1, 0), *[(0, 0)] * (x.ndim - 3), (missing, 0)])
-        if tail is not None:
-            ends = ends.at[:, 0].set(jnp.moveaxis(tail, 1, -1))
-        x = jnp.concatenate([ends, x], -1)
-        return sum(w * x[..., i : i + block_len] for i, w in enumerate(kernel[::-1]))
+
+def causal_conv(
+    kernel: Float[Array, "width *channels"],
+    x: Float[Array, "batch blocks *channels block_len"],
+    tail: Float[Array, "batch before *channels"] | None = None,
+) -> Array:
+    """Mix each channel over its last `width` tokens: `y_t = sum_{i < width} w_i x_{t-i}`.
+
+    Written as shifted sums: XLA's grouped convolution is over ten times slower on a CPU.
+
+    Args:
+      kernel: w.
+      x: blocks of tokens; a token sees those of the block before, too.
+      tail: the `width - 1` tokens before the first; None for zeros.
+    """
+    before, block_len = kernel.shape[0] - 1, x.shape[-1]
+    assert x.shape[1] == 1 or before <= block_len, "a token sees the block before at most"
+    kernel = kernel[..., None].astype(x.dtype)
+    # What a block needs of the one before.
+    ends = x[:, :-1, ..., max(block_len - before, 0) :]
+    missing = before - ends.shape[-1]
+    ends = jnp.pad(ends, [(0, 0), (1, 0), *[(0, 0)] * (x.ndim - 3), (missing, 0)])
+    if tail is not None:
+        ends = ends.at[:, 0].set(jnp.moveaxis(tail, 1, -1))
+    x = jnp.concatenate([ends, x], -1)
+    return sum(w * x[..., i : i + block_len] for i, w in enumerate(kernel[::-1]))
 
 
 class SwiGLU(nn.Module):
@@ -77,6 +82,7 @@ class SwiGLU(nn.Module):
     def __call__(self, x: Float[Array, "batch length dim"]) -> Float[Array, "batch length dim"]:
         """Transform every token by itself."""
         hidden = projection(self.config, (2, self.config.mlp_dim), "in")(x)
+        hidden = constrain(hidden, "batch", "length", None, "mlp")
         hidden = nn.silu(hidden[:, :, 0]) * hidden[:, :, 1]
         return output_projection(self.config, 1, "out")(hidden)
 

@@ -13,6 +13,7 @@ from mc_jax.model.cache import MixerCache, ModelCache
 from mc_jax.model.config import ModelConfig
 from mc_jax.model.layers import SwiGLU
 from mc_jax.model.memory_layer import MemoryLayer
+from mc_jax.sharding import active_mesh, constrain
 from mc_jax.typing import Array, Float, Int
 
 
@@ -49,7 +50,7 @@ class Block(nn.Module):
         normed = nn.RMSNorm(dtype=config.compute_dtype, name="mixer_norm")(x)
         position, lengths = past or Past(0, None)
         y: Array
-        after: MixerCache
+        after: MixerCache | None
         if self.mixer == "memory":
             y, after = MemoryLayer(config, name="mixer")(normed, layer, lengths)
         else:
@@ -59,6 +60,7 @@ class Block(nn.Module):
         if config.mlp_dim:
             hidden = nn.RMSNorm(dtype=config.compute_dtype, name="mlp_norm")(x)
             x = x + SwiGLU(config, name="mlp")(hidden)
+        x = constrain(x, "batch", "length", None)
         return x, None if past is None else after
 
 
@@ -136,8 +138,12 @@ class LanguageModel(nn.Module):
           last: give the logits of each sequence's last token only, [batch, 1, vocab].
 
         Raises:
-          InputError: `tokens` has not two axes.
+          InputError: `tokens` has not two axes, or a mesh of several devices has been entered.
         """
+        mesh = active_mesh()
+        if mesh is not None:
+            allowed = "one device for sequences that go on from a cache"
+            raise InputError("mesh", dict(mesh.shape), allowed)
         position = jnp.zeros((), jnp.int32) if cache is None else cache.position
         past = Past(position, lengths)
         logits, layers = self._logits(tokens, past, cache and cache.layers, last)
@@ -156,16 +162,18 @@ class LanguageModel(nn.Module):
         initial = nn.initializers.normal(config.dim**-0.5)
         shape = (config.vocab_size, config.dim)
         table = self.param("embedding", initial, shape)
-        x = jnp.take(table, tokens, axis=0).astype(config.compute_dtype)
+        # Rows are looked up where they are whole, else the tokens would have to be everywhere.
+        rows = constrain(table.astype(config.compute_dtype), "vocab", None)
+        x = jnp.take(rows, tokens, axis=0)
+        x = constrain(x, "batch", "length", None)
         x, layers = self._blocks(x, past, layers)
         if last and past is not None:
             x = _last(x, past.lengths)
         x = nn.RMSNorm(dtype=config.compute_dtype, name="norm")(x)
         head = table if config.tie_embeddings else self.param("head", initial, shape)
-        head = head.astype(x.dtype)
-        return jnp.einsum(
-            "blm,vm->blv", x, head, preferred_element_type=accumulator(x.dtype)
-        ), layers
+        head = constrain(head.astype(x.dtype), "vocab", None)
+        logits = jnp.einsum("blm,vm->blv", x, head, preferred_element_type=accumulator(x.dtype))
+        return constrain(logits, "batch", "length", "vocab"), layers
 
     def _blocks(self, x: Array, past: Past | None, layers: Any) -> tuple[Array, Any]:
         config = self.config

@@ -1,19 +1,23 @@
 """The layer around the memories: from the residual stream to the core and back."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, PartitionSpec
 
 from mc_jax.caching import memory_caching
+from mc_jax.caching.context import Context
 from mc_jax.memory import DeepParams, NormParams
 from mc_jax.memory.network import accumulator
 from mc_jax.model.cache import MemoryLayerCache, last_tokens
-from mc_jax.model.config import ModelConfig
+from mc_jax.model.config import MemoryConfig, ModelConfig
 from mc_jax.model.gates import RuleGates
-from mc_jax.model.layers import CausalConv, output_projection, projection, unit
+from mc_jax.model.layers import ConvKernel, causal_conv, output_projection, projection, unit
 from mc_jax.model.token_blocks import tokens_first, tokens_last
+from mc_jax.sharding import active_mesh, spec
 from mc_jax.typing import Array, Float
 
 
@@ -23,6 +27,24 @@ class RouterInputs(NamedTuple):
     q: Float[Array, "batch length heads head_dim"]
     k: Float[Array, "batch length heads head_dim"]
     u: Array | None
+
+
+class MixerInputs(NamedTuple):
+    """What a memory layer has made of its tokens, each by itself, before they meet.
+
+    Attributes:
+      qkv: queries, keys and values before the convolution.
+      kernel: the convolution's.
+      u: what the router scores memories with.
+      gates: of the update rule.
+      params: its learned parts.
+    """
+
+    qkv: Float[Array, "batch length 3 heads head_dim"]
+    kernel: Float[Array, "width 3 heads head_dim"]
+    u: Array | None
+    gates: Any
+    params: DeepParams | None
 
 
 class MemoryLayer(nn.Module):
@@ -41,53 +63,132 @@ class MemoryLayer(nn.Module):
         x: Float[Array, "batch length dim"],
         cache: MemoryLayerCache | None = None,
         lengths: Array | None = None,
-    ) -> tuple[Float[Array, "batch length dim"], MemoryLayerCache]:
+    ) -> tuple[Float[Array, "batch length dim"], MemoryLayerCache | None]:
         """Mix the tokens of each sequence, causally.
 
         Args:
           x: tokens.
           cache: of those before; None where the sequences start.
           lengths: how many of the tokens are there, [] or [batch]; None for all.
+
+        Returns:
+          Tokens, and the cache after them; None in its place on a mesh.
         """
         config, memory = self.config, self.config.memory
         heads = (config.num_heads, config.head_dim)
-        before = memory.conv_width - 1
-        projected = projection(config, (3, *heads), "qkv")(x)
-        tail = None if cache is None else cache.tail.astype(projected.dtype)
-        # Tokens last until the core, which has them so too.
-        qkv = tokens_last(projected, before)
-        qkv = nn.silu(CausalConv(memory.conv_width, name="conv")(qkv, tail))
-        if tail is None:
-            tail = jnp.zeros((x.shape[0], before, 3, *heads), projected.dtype)
-        q, k = jnp.unstack(unit(qkv[:, :, :2], axis=-2), axis=2)
-        q, k, v = (tokens_first(x) for x in (q, k, qkv[:, :, 2]))
-        u = Router(config, name="score")(x) if memory.options.gated else None
-        self.sow("intermediates", "router", RouterInputs(q, k, u))
-        y, kept = memory_caching(
-            q,
-            k,
-            v,
-            u,
+        inputs = MixerInputs(
+            projection(config, (3, *heads), "qkv")(x),
+            ConvKernel(memory.conv_width, name="conv")((3, *heads)),
+            Router(config, name="score")(x) if memory.options.gated else None,
             RuleGates(memory, config.num_heads, name="rule")(x),
             InitialMemory(config, name="memory")() if memory.deep else None,
-            rule=memory.rule,
-            aggregation=memory.aggregation,
-            segment_len=memory.segment_len,
-            segmentation=memory.segmentation,
-            write_mode=memory.write_mode,
-            gate=memory.options.gate,
-            top_k=memory.top_k,
-            chunk_len=memory.chunk_len,
-            mem_norm=memory.mem_norm,
-            activation=memory.activation,
-            initial_cache=None if cache is None else cache.memory,
-            lengths=lengths,
-            implementation=None if memory.implementation == "auto" else memory.implementation,
         )
+        mesh = active_mesh()
+        if mesh is None or self.is_initializing():
+            y, router, after = mix(memory, inputs, cache, lengths)
+        else:
+            (y, router), after = mix_on_mesh(memory, mesh, inputs), None
+        self.sow("intermediates", "router", router)
         y = nn.RMSNorm(dtype=config.compute_dtype, name="norm")(y)
         y = y * nn.silu(projection(config, heads, "gate")(x))
-        after = MemoryLayerCache(last_tokens(tail, projected, lengths), kept)
         return output_projection(config, 2, "out")(y), after
+
+
+def mix(
+    memory: MemoryConfig,
+    inputs: MixerInputs,
+    cache: MemoryLayerCache | None = None,
+    lengths: Array | None = None,
+    context_axis: str | None = None,
+) -> tuple[Array, RouterInputs, MemoryLayerCache | None]:
+    """Where the tokens of a sequence meet: the convolution and the memories.
+
+    Args:
+      memory: the layer's.
+      inputs: of these tokens.
+      cache: of those before; None where the sequences start.
+      lengths: how many of the tokens are there, [] or [batch]; None for all.
+      context_axis: mesh axis that the sequences are split over; None if all tokens are here.
+
+    Returns:
+      What is read [batch, length, heads, head_dim], what the router saw, and the cache; None in
+      its place with a `context_axis`.
+    """
+    projected, kernel = inputs.qkv, inputs.kernel
+    before = memory.conv_width - 1
+    tail = None if cache is None else cache.tail.astype(projected.dtype)
+    if context_axis is not None:
+        last = projected[:, projected.shape[1] - before :]
+        tail = Context(context_axis, memory.exchange).from_before(last)
+    # Tokens last until the core, which has them so too.
+    qkv = tokens_last(projected, before)
+    qkv = nn.silu(causal_conv(kernel, qkv, tail))
+    q, k = jnp.unstack(unit(qkv[:, :, :2], axis=-2), axis=2)
+    q, k, v = (tokens_first(x) for x in (q, k, qkv[:, :, 2]))
+    y, kept = memory_caching(
+        q,
+        k,
+        v,
+        inputs.u,
+        inputs.gates,
+        inputs.params,
+        rule=memory.rule,
+        aggregation=memory.aggregation,
+        segment_len=memory.segment_len,
+        segmentation=memory.segmentation,
+        write_mode=memory.write_mode,
+        gate=memory.options.gate,
+        top_k=memory.top_k,
+        chunk_len=memory.chunk_len,
+        mem_norm=memory.mem_norm,
+        activation=memory.activation,
+        initial_cache=None if cache is None else cache.memory,
+        lengths=lengths,
+        implementation=None if memory.implementation == "auto" else memory.implementation,
+        context_axis=context_axis,
+        exchange=memory.exchange,
+    )
+    router = RouterInputs(q, k, inputs.u)
+    if kept is None:
+        return y, router, None
+    if tail is None:
+        batch, _, *channels = projected.shape
+        tail = jnp.zeros((batch, before, *channels), projected.dtype)
+    return y, router, MemoryLayerCache(last_tokens(tail, projected, lengths), kept)
+
+
+def mix_on_mesh(
+    memory: MemoryConfig, mesh: AbstractMesh, inputs: MixerInputs
+) -> tuple[Array, RouterInputs]:
+    """`mix` on every device, for its sequences, its heads and its run of the tokens."""
+    context_axis = "context" if mesh.shape["context"] > 1 else None
+
+    def of_tokens(x: Array) -> PartitionSpec:
+        return spec(mesh, ("batch", "length", "heads", *[None] * (x.ndim - 3)), x.shape)
+
+    def of_heads(x: Array) -> PartitionSpec:
+        return spec(mesh, ("heads", *[None] * (x.ndim - 1)), x.shape)
+
+    qkv_axes = ("batch", "length", None, "heads", None)
+    u = inputs.u
+    specs: Any = (
+        spec(mesh, qkv_axes, inputs.qkv.shape),
+        spec(mesh, (None, None, "heads", None), inputs.kernel.shape),
+        None if u is None else of_heads(u) if u.ndim == 1 else of_tokens(u),
+        jax.tree.map(of_tokens, inputs.gates),
+        jax.tree.map(of_heads, inputs.params),
+    )
+    like_v = of_tokens(inputs.qkv[:, :, 0])
+
+    def local(inputs: MixerInputs) -> tuple[Array, Array, Array]:
+        y, router, _ = mix(memory, inputs, context_axis=context_axis)
+        return y, router.q, router.k
+
+    # Kernels do not say which axes their outputs vary over.
+    y, q, k = jax.shard_map(
+        local, mesh=mesh, in_specs=(MixerInputs(*specs),), out_specs=(like_v,) * 3, check_vma=False
+    )(inputs)
+    return y, RouterInputs(q, k, u)
 
 
 class Router(nn.Module):

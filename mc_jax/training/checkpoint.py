@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
-from jax.sharding import Sharding
+from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
@@ -87,7 +87,11 @@ class Checkpoints:
         )
         for step in self._folders():
             self._check(step, "metrics/")  # All that Orbax reads on opening.
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        handlers = {"state": ocp.StandardCheckpointHandler()}
+        handlers |= {name: ocp.JsonCheckpointHandler() for name in ("data", "config")}
+        self._manager = ocp.CheckpointManager(
+            folder.absolute(), options=options, item_handlers=handlers
+        )
 
     @property
     def steps(self) -> list[int]:
@@ -140,14 +144,14 @@ class Checkpoints:
         return self._restore(step, config=ocp.args.JsonRestore())["config"]
 
     def restore(
-        self, step: int, shapes: TrainState, sharding: Sharding
+        self, step: int, shapes: TrainState, shardings: PyTree
     ) -> tuple[TrainState, dict[str, Any]]:
         """Load a step.
 
         Args:
           step: its number.
           shapes: shapes and types of the state.
-          sharding: where its arrays go.
+          shardings: where its arrays go, a tree of the shape of `shapes`.
 
         Returns:
           The state, and that of the data iterator.
@@ -156,7 +160,9 @@ class Checkpoints:
           InputError: the step is damaged.
         """
         target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
+            shapes,
+            shardings,
         )
         items = self._restore(
             step, state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore()
@@ -164,12 +170,19 @@ class Checkpoints:
         return items["state"], items["data"]
 
     def params(self, step: int) -> PyTree:
-        """The model's parameters at a step.
+        """The model's parameters at a step, on one device of this process.
 
         Raises:
           InputError: the step is damaged.
         """
-        return self._restore(step, state=ocp.args.StandardRestore())["state"]["params"]
+        self._check(step)
+        # The devices that wrote it may not be here.
+        here = SingleDeviceSharding(jax.local_devices()[0])
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
+            dict(self._manager.item_metadata(step)["state"]),
+        )
+        return self._restore(step, state=ocp.args.StandardRestore(target))["state"]["params"]
 
     def wait(self) -> None:
         """Return when every step is on disk."""

@@ -21,7 +21,7 @@ def make_held_out(
     def add(params: PyTree, sums: Sums, batch: Mapping[str, Array]) -> Sums:
         return jax.tree.map(jax.numpy.add, sums, batch_sums(model, params, batch, token_bytes))
 
-    add = jax.jit(add, out_shardings=shardings.state)
+    add = shardings.on_mesh(jax.jit(add, out_shardings=shardings.everywhere))
 
     def held_out(params: PyTree, batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, float]:
         sums = Sums.zeros(text=token_bytes is not None)

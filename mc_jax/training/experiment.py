@@ -1,6 +1,7 @@
 """An experiment: a config whose settings have been checked, and what follows from them."""
 
 import json
+import math
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -9,6 +10,8 @@ from mc_jax import data
 from mc_jax.data.config import check as check_data
 from mc_jax.errors import InputError
 from mc_jax.model import ModelConfig, flops_per_token
+from mc_jax.sharding import MeshConfig, check_model
+from mc_jax.sharding.rules import RULES
 from mc_jax.training import metrics
 from mc_jax.training.config import TrainConfig
 from mc_jax.training.fine_tuning import check_trainable
@@ -21,6 +24,7 @@ class Experiment(NamedTuple):
     config: ConfigDict
     model: ModelConfig
     train: TrainConfig
+    mesh: MeshConfig
 
     @property
     def text(self) -> bool:
@@ -43,7 +47,7 @@ class Experiment(NamedTuple):
 
 
 def check(config: ConfigDict) -> Experiment:
-    """Check every setting that can be checked without computing.
+    """Check every setting that can be checked without computing, and whatever the devices are.
 
     Raises:
       InputError: a setting that cannot be used.
@@ -57,6 +61,19 @@ def check(config: ConfigDict) -> Experiment:
     if model.vocab_size < needed:
         allowed = f"at least {needed}, the data's vocabulary"
         raise InputError("model.vocab_size", model.vocab_size, allowed)
-    check_batch_size("data.batch_size", config.data.batch_size, train.grad_accum)
-    check_batch_size("data.eval_batch_size", config.data.eval_batch_size)
-    return Experiment(config, model, train)
+    # Runs that were begun before meshes had a group of their own shared the batch.
+    mesh = MeshConfig.from_dict(config.get("mesh", ConfigDict()).to_dict())
+    return Experiment(config, model, train, mesh)
+
+
+def check_devices(experiment: Experiment, devices: int) -> None:
+    """Check that an experiment can be split over so many devices.
+
+    Raises:
+      InputError: a setting that does not divide.
+    """
+    config, sizes = experiment.config, experiment.mesh.sizes(devices)
+    check_model(sizes, experiment.model, config.data.length)
+    ways = math.prod(sizes[name] for name in RULES["batch"])
+    check_batch_size("data.batch_size", config.data.batch_size, ways, experiment.train.grad_accum)
+    check_batch_size("data.eval_batch_size", config.data.eval_batch_size, ways)

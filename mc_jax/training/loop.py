@@ -31,16 +31,17 @@ from mc_jax.data.pipeline import TrainIterator
 from mc_jax.errors import InputError
 from mc_jax.files import replace
 from mc_jax.model import LanguageModel, param_count
+from mc_jax.sharding import make_mesh
 from mc_jax.training import curves, metrics
 from mc_jax.training.checkpoint import Checkpoints
 from mc_jax.training.evaluate import HeldOut, make_held_out
-from mc_jax.training.experiment import Experiment, check
+from mc_jax.training.experiment import Experiment, check, check_devices
 from mc_jax.training.fine_tuning import other_params, start_from
 from mc_jax.training.optimizer import learning_rate, make_optimizer
 from mc_jax.training.progress import Progress
 from mc_jax.training.recorder import DivergedError, Recorder
 from mc_jax.training.resume import check_same_run
-from mc_jax.training.sharding import Shardings, data_parallel, to_devices
+from mc_jax.training.sharding import Rows, Shardings, to_devices
 from mc_jax.training.state import TrainState, initial_state
 from mc_jax.training.step import Batch, Metrics, make_train_step
 from mc_jax.training.stop import StopSignal
@@ -67,6 +68,7 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
       DivergedError: the loss or the gradient is not finite; says which checkpoint is good.
     """
     experiment = check(config)
+    check_devices(experiment, jax.device_count())
     with ExitStack() as stack:
         stack.enter_context(_claim(workdir))
         checkpoints = Checkpoints(workdir / "checkpoints", experiment.train.keep_checkpoints)
@@ -80,13 +82,14 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
             return Outcome(start)
 
         keep_freed_memory()
-        shardings = data_parallel()
+        shardings = Shardings(make_mesh(experiment.mesh))
         functions = _compiled(experiment, shardings)
-        batches = stack.enter_context(closing(_batches(config)))
+        rows = shardings.rows_here(config.data.batch_size, config.data.length)
+        batches = stack.enter_context(closing(_batches(config, rows)))
         data.eval_batches(config.data)  # bad held-out data shows now, not at the first measurement
         if start:
             shapes = jax.eval_shape(functions.initialise)
-            state, position = checkpoints.restore(start, shapes, shardings.state)
+            state, position = checkpoints.restore(start, shapes, shardings.state(shapes))
             batches.set_state(position)
         elif experiment.train.init_from:
             others = other_params(experiment.model, experiment.train)
@@ -108,7 +111,9 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
         progress = stack.enter_context(closing(Progress(experiment, start)))
         recorder = Recorder(sinks, progress, experiment)
         stop = stack.enter_context(StopSignal())
-        run = _Run(experiment, workdir, checkpoints, batches, shardings, functions, recorder, stop)
+        run = _Run(
+            *(experiment, workdir, checkpoints, batches, rows, shardings, functions, recorder, stop)
+        )
         return run.steps(start, state)
 
 
@@ -127,6 +132,7 @@ class _Run(NamedTuple):
     workdir: Path
     checkpoints: Checkpoints
     batches: TrainIterator
+    rows: Rows
     shardings: Shardings
     functions: _Functions
     recorder: Recorder
@@ -138,7 +144,7 @@ class _Run(NamedTuple):
         step, unread, stopped = start, None, None
         try:
             while step < settings.steps and not stopped:
-                batch = to_devices(next(self.batches), self.shardings.batch)
+                batch = to_devices(next(self.batches), self.shardings.batch, self.rows)
                 state, values = self.functions.train_step(state, batch)
                 if unread:
                     self.recorder.write(step, self.recorder.read(step, unread))
@@ -217,18 +223,21 @@ def _compiled(experiment: Experiment, shardings: Shardings) -> _Functions:
         model, optimizer, schedule, microbatches, token_bytes, experiment.train.trainable
     )
     seed = experiment.config.seed
+
+    def initialise() -> TrainState:
+        return initial_state(model, optimizer, seed)
+
+    placed = shardings.state(jax.eval_shape(initialise))
+    step = jax.jit(train_step, donate_argnums=0, out_shardings=(placed, shardings.everywhere))
     return _Functions(
-        jax.jit(lambda: initial_state(model, optimizer, seed), out_shardings=shardings.state),
-        jax.jit(train_step, donate_argnums=0, out_shardings=shardings.state),
+        jax.jit(initialise, out_shardings=placed),
+        shardings.on_mesh(step),
         make_held_out(model, token_bytes, shardings),
     )
 
 
-def _batches(config: ConfigDict) -> TrainIterator:
-    """This host's training batches."""
+def _batches(config: ConfigDict, rows: Rows) -> TrainIterator:
+    """This host's part of the training batches."""
     return data.train_iterator(
-        config.data,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        config.data, seed=config.seed, process_index=rows.part, process_count=rows.parts
     )

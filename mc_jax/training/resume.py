@@ -7,6 +7,7 @@ from typing import Any
 from mc_jax.data.config import default_config as data_config
 from mc_jax.errors import InputError
 from mc_jax.model import default_config as model_config
+from mc_jax.sharding import default_config as mesh_config
 from mc_jax.training.config import default_config as train_config
 
 # The parts of an experiment that a checkpoint depends on ...
@@ -15,6 +16,7 @@ _FIXED = ("seed", "model", "data")
 _FREE = (
     "model.remat",
     "model.memory.implementation",
+    "model.memory.exchange",
     "model.attention.implementation",
     "data.workers",
     "data.cache_dir",
@@ -53,7 +55,12 @@ def check_same_run(saved: Mapping[str, Any], config: Mapping[str, Any]) -> list[
 
 
 def _defaults() -> dict[str, Any]:
-    groups = {"model": model_config(), "data": data_config(), "train": train_config()}
+    groups = {
+        "model": model_config(),
+        "data": data_config(),
+        "train": train_config(),
+        "mesh": mesh_config(),
+    }
     return {name: json.loads(group.to_json()) for name, group in groups.items()}
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from mc_jax.model import token_blocks
 from mc_jax.model.attention import Attention, rotary
-from mc_jax.model.layers import CausalConv, SwiGLU, unit
+from mc_jax.model.layers import SwiGLU, causal_conv, unit
 from mc_jax.model.memory_layer import MemoryLayer
 from mc_jax.model.token_blocks import tokens_first, tokens_last
 
@@ -21,7 +21,7 @@ def test_conv_is_the_causal_sum_across_blocks(length, block_len, monkeypatch):
     x, kernel = rng.normal(size=(2, length, 3, 5)), rng.normal(size=(4, 3, 5))
     blocks = tokens_last(jnp.asarray(x, jnp.float32), reach=3)
     assert blocks.shape == (2, length // block_len, 3, 5, block_len)
-    found = tokens_first(CausalConv(4).apply({"params": {"kernel": kernel}}, blocks))
+    found = tokens_first(causal_conv(jnp.asarray(kernel), blocks))
     expected = np.zeros_like(x)
     for t in range(length):
         for i in range(min(4, t + 1)):

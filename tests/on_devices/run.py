@@ -8,12 +8,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def passes(file, devices):
-    """Assert that the tests of tests/on_devices/`file` pass on so many CPU devices."""
+def passes(file, devices, *options):
+    """Assert that the tests of tests/on_devices/`file` pass on so many CPU devices.
+
+    Args:
+      file: its name.
+      devices: how many.
+      options: of pytest.
+    """
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     run = subprocess.run(
-        [*command, f"tests/on_devices/{file}"],
+        [*command, f"tests/on_devices/{file}", *options],
         cwd=ROOT,
         env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,

@@ -36,7 +36,7 @@ def test_the_best_and_the_latest_are_kept_as_they_were(workdir):
     assert (checkpoints.best, checkpoints.latest) == (20, 50)
     shapes = jax.eval_shape(lambda: state_of(0))
     for step in checkpoints.steps:
-        state, data = checkpoints.restore(step, shapes, data_parallel().state)
+        state, data = checkpoints.restore(step, shapes, data_parallel().state(shapes))
         assert jax.tree.structure(state) == jax.tree.structure(shapes)
         jax.tree.map(np.testing.assert_array_equal, state, state_of(step))
         assert data == {"next_batch": step}

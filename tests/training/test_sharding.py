@@ -4,7 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -39,8 +38,7 @@ def test_two_devices_do_what_one_does(config, tmp_path, monkeypatch):
         np.testing.assert_allclose(*values, rtol=2e-5, err_msg=key)
 
 
-def test_a_batch_that_does_not_split_is_refused(monkeypatch):
-    monkeypatch.setattr(jax, "device_count", lambda: 4)
-    check_batch_size("data.batch_size", 24, microbatches=3)
+def test_a_batch_that_does_not_split_is_refused():
+    check_batch_size("data.batch_size", 24, ways=4, microbatches=3)
     with pytest.raises(InputError, match="data.batch_size: found 20; allowed: a multiple of 12"):
-        check_batch_size("data.batch_size", 20, microbatches=3)
+        check_batch_size("data.batch_size", 20, ways=4, microbatches=3)

@@ -1,0 +1,129 @@
+"""A training run is the same whatever mesh it is on.
+
+Run on eight devices, by tests/training/test_mesh.py in part. All of it:
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m pytest tests/on_devices/meshes.py
+"""
+
+import functools
+import itertools
+import math
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import tiny
+from mc_jax import data
+from mc_jax.errors import InputError
+from mc_jax.sharding import MeshConfig, make_mesh
+from mc_jax.sharding.config import AXES
+from mc_jax.training.experiment import check, check_devices
+from mc_jax.training.loop import _compiled
+from mc_jax.training.sharding import Shardings, to_devices
+
+STEPS = 20
+MESHES = [
+    sizes
+    for sizes in itertools.product((1, 2, 4, 8), repeat=len(AXES))
+    if math.prod(sizes) in (2, 4, 8)
+]
+# Every kind of memory, on meshes of all axes.
+KINDS = [
+    ("swla", "soup", "gather"),
+    ("dla", "grm", "ring"),
+    ("dla", "none", "gather"),
+    ("titans", "residual", "gather"),
+]
+
+
+def experiment(sizes, rule="linear", aggregation="grm", exchange="gather"):
+    config = tiny.get_config("mqar")
+    config.model.update(vocab_size=64, num_layers=2, dim=64, num_heads=8, mlp_dim=64)
+    config.model.memory.update(rule=rule, aggregation=aggregation, exchange=exchange)
+    config.model.memory.update(segment_len=4, chunk_len=4)
+    config.data.update(length=32, batch_size=16, eval_batch_size=16)
+    config.data.mqar.update(vocab_size=64, pairs=(8,), eval_pairs=(8,))
+    config.train.update(steps=STEPS, grad_accum=2, learning_rate=1e-3)
+    config.mesh.update(dict(zip(AXES, sizes, strict=True)))
+    return check(ConfigDict(config).lock())
+
+
+@functools.cache
+def run(sizes, *kind):
+    """Losses and norms of gradients [steps, 2]."""
+    found = experiment(sizes, *kind)
+    devices = jax.devices()[: math.prod(sizes)]
+    check_devices(found, len(devices))
+    shardings = Shardings(make_mesh(found.mesh, devices))
+    functions = _compiled(found, shardings)
+    state = functions.initialise()
+    batches = data.train_iterator(found.config.data, seed=0)
+    metrics = []
+    for _ in range(STEPS):
+        state, values = functions.train_step(state, to_devices(next(batches), shardings.batch))
+        metrics.append([float(values["loss"]), float(values["grad_norm"])])
+    batches.close()
+    return np.array(metrics)
+
+
+@pytest.mark.parametrize("sizes", MESHES, ids=lambda sizes: "x".join(map(str, sizes)))
+def test_same_losses(sizes):
+    np.testing.assert_allclose(run(sizes), run((1, 1, 1, 1)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids="-".join)
+def test_same_losses_with_every_memory(kind):
+    np.testing.assert_allclose(run((1, 2, 2, 2), *kind), run((1, 1, 1, 1), *kind), rtol=1e-5)
+
+
+def test_one_step_of_ssc():
+    """One, since a memory that scores as another may be selected in its place after rounding."""
+    kind = ("linear", "ssc", "ring")
+    split, whole = run((1, 2, 2, 2), *kind), run((1, 1, 1, 1), *kind)
+    np.testing.assert_allclose(split[0], whole[0], rtol=1e-5)
+
+
+def test_everything_large_is_split():
+    sizes = (1, 2, 2, 2)
+    found = experiment(sizes, "titans")
+    functions = _compiled(found, Shardings(make_mesh(found.mesh)))
+    state = functions.initialise()
+    whole = [
+        jax.tree_util.keystr(path)
+        for path, x in jax.tree_util.tree_leaves_with_path(state)
+        if x.size > 512 and x.sharding.is_fully_replicated
+    ]
+    assert not whole
+    kernel = state.params["layers_0"]["block_0"]["mlp"]["in"]["kernel"]
+    assert kernel.addressable_shards[0].data.shape == (64 // 4, 2, 64 // 2)
+    assert state.opt_state[1][0].mu["embedding"].sharding == state.params["embedding"].sharding
+
+
+@pytest.mark.parametrize(
+    ("sizes", "change", "message"),
+    [
+        ((3, 1, 1, 1), {}, "mesh: found 'data=3 = 3 devices'; allowed: a product of 8"),
+        ((-1, 3, 1, 1), {}, "mesh: found 'fsdp=3 = 3 devices'; allowed: a product that divides"),
+        ((1, 1, 1, 8), {"num_heads": 4}, "model.num_heads: found 4; allowed: a multiple of mesh.t"),
+        ((1, 4, 2, 1), {"dim": 68, "num_heads": 2}, "model.dim: found 68; allowed: a multiple"),
+        ((4, 1, 2, 1), {"pattern": ("memory", "attention")}, "mesh.context: found 2; allowed: 1"),
+        ((8, 1, 1, 1), {}, "data.batch_size: found 20; allowed: a multiple of 16"),
+        ((-1, -1, 1, 1), {}, "mesh: found 'data=-1, fsdp=-1'; allowed: -1 for one axis"),
+        ((0, 1, 1, 1), {}, "mesh.data: found 0; allowed: an integer >= 1, or -1"),
+    ],
+)
+def test_refusals(sizes, change, message):
+    config = ConfigDict(experiment((1, 1, 1, 1)).config)
+    with config.unlocked():
+        config.model.update(change)
+        config.data.batch_size = 20 if sizes == (8, 1, 1, 1) else 16
+        config.mesh.update(dict(zip(AXES, sizes, strict=True)))
+    with pytest.raises(InputError, match=message):
+        check_devices(check(config), 8)
+
+
+def test_one_axis_takes_what_is_left():
+    sizes = MeshConfig(data=2, fsdp=-1, tensor=2).sizes(8)
+    assert sizes == {"data": 2, "fsdp": 2, "context": 1, "tensor": 2}
