@@ -10,6 +10,12 @@
       the same with other settings; configs/base.py lists them all. A small train.steps cuts the
       job short.
 
+  python train.py plan --config=configs/NAME.py --topology=v5p:4x4x4
+      whether it fits on devices that are not here, and what it costs; plan --help says more
+
+  python train.py --config=configs/NAME.py --config.mesh.fsdp=8 --config.mesh.tensor=4
+      what the devices share; docs/scale.md tells data, fsdp, context and tensor
+
 The run's folder receives config.json, checkpoints/, metrics.jsonl, tensorboard/ and curves.png.
 The same command again goes on where the run was stopped, by whatever: Ctrl-C and SIGTERM finish
 the step and save it (a second one leaves at once), and after kill -9 or a crash the run goes on
@@ -25,6 +31,7 @@ import re
 import sys
 from pathlib import Path
 
+from mc_jax.planning.cli import plan_command
 from mc_jax.training import DivergedError, train
 from mc_jax.training.cli import Parser, read_config, run
 
@@ -33,6 +40,8 @@ DEFAULT_CONFIG = os.path.relpath(Path(__file__).parent / "configs" / "default.py
 
 def main() -> int:
     """Run the experiment that the command line describes; returns the exit code."""
+    if sys.argv[1:2] == ["plan"]:
+        return plan_command(sys.argv[2:])
     parser = Parser(__doc__)
     parser.add_argument("--config", default=DEFAULT_CONFIG, metavar="FILE", help="the experiment")
     parser.add_argument("--workdir", metavar="FOLDER", help="the run's; default runs/<config name>")

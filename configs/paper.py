@@ -70,6 +70,7 @@ def paper_config(
     config.data.update(
         length=LENGTH,
         batch_size=BATCH,
+        eval_batch_size=BATCH,
         sources=(
             "hf:HuggingFaceFW/fineweb:sample-100BT",
             "hf:togethercomputer/Long-Data-Collections",
@@ -77,6 +78,8 @@ def paper_config(
         weights=(0.9, 0.1),
         tokenizer="sentencepiece:tokenizer.model",
     )
+    # Parameters and optimizer split over all devices.
+    config.mesh.update(data=1, fsdp=-1)
     config.train.update(
         steps=round(tokens / (BATCH * LENGTH)),
         learning_rate=learning_rate,

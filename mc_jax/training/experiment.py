@@ -46,8 +46,12 @@ class Experiment(NamedTuple):
         return json.loads(self.config.to_json())
 
 
-def check(config: ConfigDict) -> Experiment:
+def check(config: ConfigDict, read_data: bool = True) -> Experiment:
     """Check every setting that can be checked without computing, and whatever the devices are.
+
+    Args:
+      config: the experiment.
+      read_data: whether the tokenizer's file is there, whose vocabulary the model has to hold.
 
     Raises:
       InputError: a setting that cannot be used.
@@ -57,7 +61,7 @@ def check(config: ConfigDict) -> Experiment:
     check_trainable(model, train.trainable)
     metrics.check(train)
     check_data(config.data)
-    needed = data.vocab_size(config.data)
+    needed = data.vocab_size(config.data) if read_data else 0
     if model.vocab_size < needed:
         allowed = f"at least {needed}, the data's vocabulary"
         raise InputError("model.vocab_size", model.vocab_size, allowed)

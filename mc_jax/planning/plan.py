@@ -1,0 +1,233 @@
+"""Compiles the training step of an experiment for devices that are not here, and measures it."""
+
+import dataclasses
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from mc_jax.model import LanguageModel, param_count
+from mc_jax.planning.chips import Hardware, devices_of, hardware_of
+from mc_jax.planning.program import Program, totals
+from mc_jax.sharding import make_mesh
+from mc_jax.training.experiment import Experiment, check, check_devices
+from mc_jax.training.optimizer import learning_rate, make_optimizer
+from mc_jax.training.sharding import BATCH_KEYS, Shardings
+from mc_jax.training.state import TrainState, initial_state
+from mc_jax.training.step import make_train_step
+from mc_jax.typing import PyTree
+
+# Forward passes that the backward pass does again, by `model.remat`: of "dots" all but the products
+# with weights, counted as none.
+_AGAIN = {"none": 0, "dots": 0, "full": 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What one training step needs.
+
+    Attributes:
+      topology: the devices.
+      chip: their kind.
+      devices: how many.
+      mesh: sizes of its axes.
+      params: of the model, all together.
+      tokens: of a step.
+      steps: of the experiment.
+      hbm: bytes of a device.
+      memory: bytes of a device: `parameters`, `optimizer`, `batch`, `temporaries`, `program`, and
+        `total`, the most at any time. Where the program does not fit, what the compiler said.
+      collectives: by kind, number and bytes that a device sends, of a step.
+      flops: of a step on all devices: `model` (its equations), `hardware` (with what is computed
+        again to save memory).
+      seconds: of a step, at the hardware's limits: `compute` (`hardware` FLOPs), `network`; and
+        `compiled`, the compiler's estimate for what it compiled itself, None where it has none.
+      seconds_to_compile: the compiler's own time.
+    """
+
+    topology: str
+    chip: str
+    devices: int
+    mesh: dict[str, int]
+    params: int
+    tokens: int
+    steps: int
+    hbm: int
+    memory: dict[str, int]
+    collectives: dict[str, tuple[int, float]]
+    flops: dict[str, float]
+    seconds: dict[str, float | None]
+    seconds_to_compile: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether the step fits into the devices' memory."""
+        return self.memory["total"] <= self.hbm
+
+    @property
+    def free(self) -> float:
+        """Share of HBM that is left."""
+        return 1 - self.memory["total"] / self.hbm
+
+    @property
+    def least_seconds(self) -> float:
+        """Of a step, by the roofline."""
+        return max(self.seconds["compute"] or 0.0, self.seconds["network"] or 0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it, of JSON's types."""
+        derived = {"fits": self.fits, "free": self.free, "least_seconds": self.least_seconds}
+        return dataclasses.asdict(self) | derived
+
+
+def plan(config: ConfigDict, topology: str) -> Plan:
+    """Compile an experiment's step for a topology; nothing is computed and no data is read.
+
+    Args:
+      config: the experiment.
+      topology: such as "v5p:4x4x4".
+
+    Raises:
+      InputError: a setting that cannot be used, or no such topology.
+    """
+    experiment = check(config, read_data=False)
+    devices = devices_of(topology)
+    check_devices(experiment, len(devices))
+    hardware = hardware_of(devices)
+    started = time.perf_counter()
+    try:
+        compiled = compile_step(experiment, devices)
+    except jax.errors.JaxRuntimeError as error:
+        used = _used(str(error))
+        if used is None:
+            raise
+        memory, collectives, cycles = {"total": used}, {}, None
+    else:
+        program = Program(compiled.as_text() or "")
+        memory = _memory(experiment, devices, compiled)
+        collectives, cycles = dict(totals(program.collectives())), program.cycles()
+    elapsed = time.perf_counter() - started
+    flops = {
+        "model": experiment.flops,
+        "hardware": experiment.flops * (3 + _AGAIN[experiment.model.remat]) / 3,
+    }
+    return Plan(
+        topology=topology,
+        chip=hardware.name,
+        devices=len(devices),
+        mesh=experiment.mesh.sizes(len(devices)),
+        params=param_count(experiment.model),
+        tokens=experiment.tokens,
+        steps=experiment.train.steps,
+        hbm=hardware.hbm,
+        memory=memory,
+        collectives=collectives,
+        flops=flops,
+        seconds=_seconds(hardware, len(devices), flops["hardware"], collectives, cycles),
+        seconds_to_compile=elapsed,
+    )
+
+
+def compile_step(experiment: Experiment, devices: Sequence[jax.Device]) -> jax.stages.Compiled:
+    """The training step, compiled for those devices."""
+    model, optimizer = LanguageModel(experiment.model), make_optimizer(experiment.train)
+    shardings = Shardings(make_mesh(experiment.mesh, devices))
+    # What a token stands for does not matter here, only that it is counted.
+    token_bytes = jnp.zeros(experiment.model.vocab_size, jnp.int32) if experiment.text else None
+    step = make_train_step(
+        model,
+        optimizer,
+        learning_rate(experiment.train),
+        experiment.train.grad_accum,
+        token_bytes,
+        experiment.train.trainable,
+    )
+    state = jax.eval_shape(lambda: initial_state(model, optimizer, experiment.config.seed))
+    placed = shardings.state(state)
+    shape = experiment.config.data.batch_size, experiment.config.data.length
+    batch = {
+        key: jax.ShapeDtypeStruct(
+            shape, jnp.float32 if key == "weights" else jnp.int32, sharding=shardings.batch
+        )
+        for key in BATCH_KEYS
+    }
+    with jax.set_mesh(shardings.mesh):
+        return (
+            jax.jit(step, donate_argnums=0, out_shardings=(placed, shardings.everywhere))
+            .lower(_placed(state, placed), batch)
+            .compile()
+        )
+
+
+def _placed(tree: PyTree, shardings: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree, shardings
+    )
+
+
+def _memory(
+    experiment: Experiment, devices: Sequence[jax.Device], compiled: jax.stages.Compiled
+) -> dict[str, int]:
+    """Bytes of a device, by what they are for."""
+    mesh: Mesh = make_mesh(experiment.mesh, devices)
+    model, optimizer = LanguageModel(experiment.model), make_optimizer(experiment.train)
+    state: TrainState = jax.eval_shape(lambda: initial_state(model, optimizer, 0))
+    placed = Shardings(mesh).state(state)
+
+    def size(tree: PyTree, shardings: PyTree) -> int:
+        return sum(
+            jax.dtypes.itemsize_bits(x.dtype) // 8 * _count(where.shard_shape(x.shape))
+            for x, where in zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
+        )
+
+    found = compiled.memory_analysis()
+    assert found is not None
+    params = size(state.params, placed.params)
+    moments = size(state.opt_state, placed.opt_state)
+    program = found.generated_code_size_in_bytes
+    # Inputs are donated: outputs lie where they did.
+    new = found.output_size_in_bytes - found.alias_size_in_bytes
+    total = found.argument_size_in_bytes + new + found.temp_size_in_bytes + program
+    return {
+        "parameters": params,
+        "optimizer": moments,
+        "batch": found.argument_size_in_bytes - params - moments,
+        "temporaries": found.temp_size_in_bytes + new,
+        "program": program,
+        "total": total,
+    }
+
+
+def _count(shape: Sequence[int]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def _used(message: str) -> int | None:
+    """Bytes that a program would need, from the compiler's refusal; None for another error."""
+    found = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", message)
+    if not found:
+        return None
+    return round(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))
+
+
+def _seconds(
+    hardware: Hardware,
+    devices: int,
+    flops: float,
+    collectives: dict[str, tuple[int, float]],
+    cycles: float | None,
+) -> dict[str, float | None]:
+    sent = sum(size for _, size in collectives.values())
+    return {
+        "compute": flops / devices / hardware.flops,
+        "network": None if hardware.links is None else sent / hardware.links,
+        "compiled": cycles / hardware.clock if cycles and hardware.clock else None,
+    }
