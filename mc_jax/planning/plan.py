@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from mc_jax.errors import InputError
 from mc_jax.model import LanguageModel, param_count
 from mc_jax.planning.chips import Hardware, devices_of, hardware_of
 from mc_jax.planning.program import Program, totals
@@ -104,6 +105,10 @@ def plan(config: ConfigDict, topology: str) -> Plan:
         compiled = compile_step(experiment, devices)
     except jax.errors.JaxRuntimeError as error:
         used = _used(str(error))
+        if used is None and "memory space vmem" in str(error):
+            allowed = "xla: a kernel of this model does not fit into the chip's vector memory"
+            found = experiment.model.memory.implementation
+            raise InputError("model.memory.implementation", found, allowed) from None
         if used is None:
             raise
         memory, collectives, cycles = {"total": used}, {}, None

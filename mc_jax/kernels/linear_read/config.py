@@ -100,7 +100,10 @@ def default_config(
     large = after or out * width > LANES**2
     sizes = (512, 384, 256, 128) if large else (1024, 512, 384, 256, 128)
     block = min(sizes, key=lambda size: (round_up(tokens, size), -size))
-    fits = int(VMEM_SHARE * chip.vmem_capacity_bytes) // _memory_bytes(out, width, dtype)
+    # A block's gates of all memories are kept, and the memories' descriptors with their gradients.
+    beside = 4 * memories * (block + 4 * head_dim)
+    room = int(VMEM_SHARE * chip.vmem_capacity_bytes) - beside
+    fits = max(room, 0) // _memory_bytes(out, width, dtype)
     resident = memories if memories <= fits else max(8, fits // 8 * 8)
     return Config(block, resident, 8 if large else 32, "outputs" if after else "inputs")
 
