@@ -23,7 +23,7 @@ from the last checkpoint; the losses are those of a run that was never stopped. 
 on when config.train.steps is raised.
 
 Exit codes: 0 the run is finished; 1 it diverged; 2 a setting, a file or the workdir cannot be
-used; 130 and 143 it was stopped by Ctrl-C or SIGTERM and has been saved.
+used; 3 another host was lost; 130 and 143 it was stopped by Ctrl-C or SIGTERM and has been saved.
 """
 
 import os
@@ -32,9 +32,10 @@ import sys
 from pathlib import Path
 
 from mc_jax.planning.cli import plan_command
-from mc_jax.training import DivergedError, train
+from mc_jax.training import DivergedError, HostLostError, join, train
 from mc_jax.training.cli import Parser, read_config, run
 
+HOST_LOST = 3
 DEFAULT_CONFIG = os.path.relpath(Path(__file__).parent / "configs" / "default.py")
 
 
@@ -45,7 +46,15 @@ def main() -> int:
     parser = Parser(__doc__)
     parser.add_argument("--config", default=DEFAULT_CONFIG, metavar="FILE", help="the experiment")
     parser.add_argument("--workdir", metavar="FOLDER", help="the run's; default runs/<config name>")
+    hosts = parser.add_argument_group("several hosts, each running the same command")
+    hosts.add_argument(
+        "--distributed", action="store_true", help="they are found by Cloud TPU, GKE or SLURM"
+    )
+    hosts.add_argument("--coordinator", metavar="HOST:PORT", help="else where the first listens")
+    hosts.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    hosts.add_argument("--process", type=int, metavar="I", help="which this one is, from 0")
     arguments, overrides = parser.parse_known_args()
+    join(arguments.distributed, arguments.coordinator, arguments.processes, arguments.process)
     config = read_config(arguments.config, overrides)
     file, _, argument = arguments.config.partition(":")
     name = "-".join([Path(file).stem, *re.findall(r"[\w.]+", argument)])
@@ -54,6 +63,10 @@ def main() -> int:
     except DivergedError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
+    except HostLostError as error:
+        print(f"train.py: {error}", file=sys.stderr, flush=True)
+        # Leaving in order would wait for the host that is lost.
+        os._exit(HOST_LOST)
     if outcome.signal:
         print(f"{outcome.signal.name}: saved step {outcome.step}; the same command goes on from it")
         return 128 + outcome.signal

@@ -21,9 +21,9 @@ import jax
 import numpy as np
 
 from mc_jax.training import load
+from mc_jax.training.metrics import is_time
 
 ROOT = Path(__file__).resolve().parent.parent
-SPEED = ("tokens_per_second", "mfu")
 
 
 class Job:
@@ -107,7 +107,7 @@ def differences(run: Path, reference: Path, steps: int) -> list[str]:
 def _records(workdir: Path) -> list[dict]:
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
-    return [{k: v for k, v in record.items() if k not in SPEED} for record in records]
+    return [{k: v for k, v in record.items() if not is_time(k)} for record in records]
 
 
 def main() -> int:

@@ -46,8 +46,18 @@ class TrainConfig:
     eval_every: int = 200
     # Steps between two checkpoints.
     checkpoint_every: int = 200
+    # Minutes after which one is due at the latest, whatever the steps; 0 for no such limit.
+    checkpoint_minutes: float = 0.0
     # Latest checkpoints that are kept, besides the one with the best held-out loss.
     keep_checkpoints: int = 2
+    # Updates in a row that may be left out because the gradient is not finite; 0 ends the run at
+    # the first one.
+    skip_nonfinite: int = 0
+    # Minutes in one phase (waiting for data, a step, a checkpoint) after which a warning says
+    # which, and what every thread is doing; 0 for never. Compiling a large model takes minutes.
+    stuck_minutes: float = 30.0
+    # First and last step of a profile, written to workdir/profile; () for none.
+    profile: tuple[int, ...] = ()
     # Whether to write workdir/tensorboard.
     tensorboard: bool = True
     # Weights & Biases project to write to; empty for none.
@@ -80,8 +90,13 @@ class TrainConfig:
             self._check(name, 0 <= getattr(self, name) <= 1, "a number from 0 to 1")
         for name in ("beta1", "beta2"):
             self._check(name, 0 <= getattr(self, name) < 1, "a number from 0 up to, not with, 1")
-        for name in ("weight_decay", "clip_norm"):
+        for name in ("weight_decay", "clip_norm", "checkpoint_minutes", "stuck_minutes"):
             self._check(name, 0 <= getattr(self, name) < math.inf, "a finite number >= 0")
+
+        self._check("skip_nonfinite", self.skip_nonfinite >= 0, "an integer >= 0")
+        steps = tuple(self.profile)
+        usable = not steps or (len(steps) == 2 and 1 <= steps[0] <= steps[1])
+        self._check("profile", usable, "(first step, last step), or () for no profile")
 
     def _check(self, name: str, usable: bool, allowed: str) -> None:
         if not usable:

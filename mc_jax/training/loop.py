@@ -15,6 +15,7 @@ none follows a number that is not finite, and none is ahead of the metrics.
 import fcntl
 import json
 import math
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -32,12 +33,15 @@ from mc_jax.errors import InputError
 from mc_jax.files import replace
 from mc_jax.model import LanguageModel, param_count
 from mc_jax.sharding import make_mesh
-from mc_jax.training import curves, metrics
+from mc_jax.training import curves, hosts, metrics
 from mc_jax.training.checkpoint import Checkpoints
 from mc_jax.training.evaluate import HeldOut, make_held_out
 from mc_jax.training.experiment import Experiment, check, check_devices
 from mc_jax.training.fine_tuning import other_params, start_from
+from mc_jax.training.hosts import HostLostError
 from mc_jax.training.optimizer import learning_rate, make_optimizer
+from mc_jax.training.phases import USEFUL, Phases
+from mc_jax.training.profile import Profile
 from mc_jax.training.progress import Progress
 from mc_jax.training.recorder import DivergedError, Recorder
 from mc_jax.training.resume import check_same_run
@@ -66,19 +70,25 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
     Raises:
       InputError: a setting or the workdir cannot be used; nothing was computed or lost.
       DivergedError: the loss or the gradient is not finite; says which checkpoint is good.
+      HostLostError: another host of the run has left.
     """
     experiment = check(config)
+    hosts.check_joined()
     check_devices(experiment, jax.device_count())
+    hosts.check_same(experiment.to_json())
     with ExitStack() as stack:
-        stack.enter_context(_claim(workdir))
+        phases = stack.enter_context(closing(Phases(60 * experiment.train.stuck_minutes)))
+        if hosts.is_first():
+            stack.enter_context(_claim(workdir))
+        hosts.wait_for_all("workdir")
         checkpoints = Checkpoints(workdir / "checkpoints", experiment.train.keep_checkpoints)
         stack.callback(checkpoints.close)
         start = checkpoints.latest or 0
         if start:
             for change in check_same_run(checkpoints.config(start), experiment.to_json()):
-                print(f"changed since step {start}: {change}")
+                _say(f"changed since step {start}: {change}")
         if start >= experiment.train.steps:
-            print(f"{workdir} is finished, at step {start}; raise config.train.steps to go on")
+            _say(f"{workdir} is finished, at step {start}; raise config.train.steps to go on")
             return Outcome(start)
 
         keep_freed_memory()
@@ -98,23 +108,35 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
         else:
             state = functions.initialise()
 
-        sinks = metrics.open_sinks(experiment.train, workdir, experiment.to_json(), start)
+        sinks = []
+        if hosts.is_first():
+            sinks = metrics.open_sinks(experiment.train, workdir, experiment.to_json(), start)
+            replace(workdir / "config.json", json.dumps(experiment.to_json(), indent=2).encode())
         for sink in sinks:
             stack.enter_context(closing(sink))
-        replace(workdir / "config.json", json.dumps(experiment.to_json(), indent=2).encode())
-        print(
+        _say(
             f"{workdir}: {f'going on from step {start}' if start else 'a new run'}\n"
             f"{param_count(experiment.model):,} parameters, {experiment.tokens:,} tokens a step, "
-            f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-            flush=True,
+            f"{jax.device_count()} x {jax.devices()[0].device_kind}{_shape(shardings)}"
         )
         progress = stack.enter_context(closing(Progress(experiment, start)))
         recorder = Recorder(sinks, progress, experiment)
         stop = stack.enter_context(StopSignal())
         run = _Run(
-            *(experiment, workdir, checkpoints, batches, rows, shardings, functions, recorder, stop)
+            *(experiment, workdir, checkpoints, batches, rows, shardings, functions, recorder),
+            *(stop, phases),
         )
-        return run.steps(start, state)
+        profile = stack.enter_context(closing(Profile(experiment.train.profile, workdir)))
+        try:
+            return run.steps(start, state, profile)
+        except jax.errors.JaxRuntimeError as error:
+            if not hosts.several():
+                raise
+            reason = str(error).splitlines()[0]
+            raise HostLostError(
+                f"in phase {phases.current!r} another host was lost, or the way to it ({reason}); "
+                "the same command on all hosts goes on from the last checkpoint"
+            ) from None
 
 
 class _Functions(NamedTuple):
@@ -137,25 +159,34 @@ class _Run(NamedTuple):
     functions: _Functions
     recorder: Recorder
     stop: StopSignal
+    phases: Phases
 
-    def steps(self, start: int, state: TrainState) -> Outcome:
+    def steps(self, start: int, state: TrainState, profile: Profile) -> Outcome:
         """Do the steps after `start`, to the last one or until a signal comes."""
         settings = self.experiment.train
-        step, unread, stopped = start, None, None
+        step, unread, stopped, saved = start, None, None, time.monotonic()
         try:
             while step < settings.steps and not stopped:
-                batch = to_devices(next(self.batches), self.shardings.batch, self.rows)
-                state, values = self.functions.train_step(state, batch)
+                with self.phases.phase("data"):
+                    batch = to_devices(next(self.batches), self.shardings.batch, self.rows)
+                profile.before(step + 1)
+                # Only what `to_devices` has put there may reach the devices.
+                with jax.transfer_guard_host_to_device("disallow"):
+                    state, values = self.functions.train_step(state, batch)
                 if unread:
                     self.recorder.write(step, self.recorder.read(step, unread))
-                step, unread, stopped = step + 1, values, self.stop.received
+                step, unread, stopped = step + 1, values, self.stop.at(step + 1)
+                profile.after(step, values)
+                self.phases.enter(USEFUL)  # the first one was the start's: it compiled
                 measure = step % settings.eval_every == 0 or step == settings.steps
-                if measure or stopped or step % settings.checkpoint_every == 0:
+                due = step % settings.checkpoint_every == 0 or self._late(step, saved)
+                if measure or stopped or due:
                     self._checkpoint(step, state, values, measure)
-                    unread = None
+                    unread, saved = None, time.monotonic()
         except DivergedError as error:
             raise DivergedError(f"{error}; {self._way_back()}") from None
-        self.checkpoints.wait()
+        with self.phases.phase("checkpoint"):
+            self.checkpoints.wait()
         if step < settings.steps:
             return Outcome(step, stopped)
         self.recorder.note(
@@ -164,21 +195,32 @@ class _Run(NamedTuple):
         )
         return Outcome(step)
 
+    def _late(self, step: int, saved: float) -> bool:
+        """Whether a checkpoint is due by the clock; looked at every tenth step, for hosts have to
+        agree."""
+        minutes = self.experiment.train.checkpoint_minutes
+        if not minutes or step % 10:
+            return False
+        return hosts.agree(time.monotonic() - saved > 60 * minutes)
+
     def _checkpoint(self, step: int, state: TrainState, values: Metrics, measure: bool) -> None:
         """Read and write the metrics of a step, measure the held-out loss, and save."""
         record, held_out_loss = self.recorder.read(step, values), math.inf
         if measure:
-            held_out = self.functions.held_out(
-                state.params, data.eval_batches(self.experiment.config.data)
-            )
+            with self.phases.phase("evaluation"):
+                held_out = self.functions.held_out(
+                    state.params, data.eval_batches(self.experiment.config.data)
+                )
             record |= self.recorder.held_out(step, held_out)
             held_out_loss = held_out["loss"]
-        self.recorder.write(step, record, always=measure)
-        self.recorder.sync()
-        config = self.experiment.to_json()
-        self.checkpoints.save(step, state, self.batches.get_state(), config, held_out_loss)
-        if measure:
-            curves.draw(self.workdir)
+        record |= self.phases.numbers()
+        with self.phases.phase("checkpoint"):
+            self.recorder.write(step, record, always=measure)
+            self.recorder.sync()
+            config = self.experiment.to_json()
+            self.checkpoints.save(step, state, self.batches.get_state(), config, held_out_loss)
+            if measure and hosts.is_first():
+                curves.draw(self.workdir)
         self.recorder.pause()
 
     def _way_back(self) -> str:
@@ -190,6 +232,20 @@ class _Run(NamedTuple):
             f"the last good checkpoint is that of step {good}: the same command goes on from it; "
             "lower config.train.learning_rate, or it will end here again"
         )
+
+
+def _say(text: str) -> None:
+    """Print on the first host."""
+    if hosts.is_first():
+        print(text, flush=True)
+
+
+def _shape(shardings: Shardings) -> str:
+    """The mesh, where it is more than copies that share the batch."""
+    sizes = {name: size for name, size in shardings.mesh.shape.items() if size > 1}
+    if not sizes.keys() - {"data"}:
+        return ""
+    return " as " + " x ".join(f"{name}={size}" for name, size in sizes.items())
 
 
 def _claim(workdir: Path) -> IO[str]:

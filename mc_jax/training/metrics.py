@@ -16,6 +16,14 @@ from mc_jax.training.config import TrainConfig
 Record = dict[str, float]
 
 
+_TIMES = ("tokens_per_second", "mfu", "goodput")
+
+
+def is_time(name: str) -> bool:
+    """Whether a number of a step says how long something took, and so differs between runs."""
+    return name in _TIMES or name.startswith("seconds_in_")
+
+
 class Sink(Protocol):
     """Takes the numbers of a step."""
 

@@ -44,6 +44,8 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
     # The state has the same structure with and without clipping, so that either may be resumed.
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
     optimizer = optax.chain(clip, adamw)
+    if config.skip_nonfinite:
+        optimizer = optax.apply_if_finite(optimizer, config.skip_nonfinite)
     if not config.trainable:
         return optimizer
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import jax
 from tqdm import tqdm
 
+from mc_jax.training import hosts
 from mc_jax.training.experiment import Experiment
 
 # Peak dense bf16 FLOP/s of a device, by the start of its `device_kind`.
@@ -50,6 +51,7 @@ class Progress:
             dynamic_ncols=True,
             # In a log file a bar is a line each time.
             mininterval=0.2 if sys.stderr.isatty() else 20,
+            disable=not hosts.is_first(),
         )
         self._seconds: float | None = None  # of a step, smoothed; unknown during the first one
         self._previous: float | None = None
@@ -80,7 +82,8 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""
-        self._bar.write(text, file=sys.stderr)
+        if hosts.is_first():
+            self._bar.write(text, file=sys.stderr)
 
     def close(self) -> None:
         """Finish the bar."""

@@ -31,8 +31,10 @@ class Recorder:
           DivergedError: the loss or the gradient is not finite.
         """
         record: Record = {name: float(value) for name, value in values.items()}
-        for name in ("loss", "grad_norm"):
-            _check_finite(step, name, record[name])
+        # As long as updates may be left out, what is not finite is not an end.
+        if not 0 < record.get("skipped_in_a_row", 0) <= self._experiment.train.skip_nonfinite:
+            for name in ("loss", "grad_norm"):
+                _check_finite(step, name, record[name])
         speed = self._progress.update(record)
         return record | {"tokens": step * self._experiment.tokens} | speed
 

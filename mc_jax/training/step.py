@@ -90,7 +90,8 @@ def make_train_step(
     The loss is the mean cross-entropy over the weighted positions of the whole batch, however many
     `microbatches` it is worked through in. Metrics: those of `means`, `grad_norm` before clipping,
     of what is `trainable` (see `TrainConfig`), and `lr`. A gradient that is not finite anywhere
-    shows as a `grad_norm` that is not.
+    shows as a `grad_norm` that is not. With `skip_nonfinite` also `skipped`, the updates that were
+    left out so far, and `skipped_in_a_row`.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -111,10 +112,26 @@ def make_train_step(
         metrics = means(sums) | {
             "grad_norm": optax.tree.norm(gradient),
             "lr": schedule(state.step),
+            **_skipped(opt_state),
         }
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return train_step
+
+
+def _skipped(opt_state: optax.OptState) -> Metrics:
+    """Updates left out so far, and those of them in a row, where that is allowed."""
+    counts = [
+        (in_all, in_a_row)
+        for (_, in_all), (_, in_a_row) in zip(
+            optax.tree.get_all_with_path(opt_state, "total_notfinite"),
+            optax.tree.get_all_with_path(opt_state, "notfinite_count"),
+            strict=True,
+        )
+    ]
+    if not counts:
+        return {}
+    return dict(zip(("skipped", "skipped_in_a_row"), counts[0], strict=True))
 
 
 def _split(batch: Batch, microbatches: int) -> Batch:

@@ -9,17 +9,14 @@ import pytest
 
 from mc_jax.errors import InputError
 from mc_jax.training import DivergedError, Outcome, load, loop, train
-from mc_jax.training.metrics import read
-
-SPEED = ("tokens_per_second", "mfu")
-
+from mc_jax.training.metrics import is_time, read
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
 
 def records(workdir):
     lines = read(workdir / "metrics.jsonl")
-    return [{key: line[key] for key in line if key not in SPEED} for line in lines]
+    return [{key: line[key] for key in line if not is_time(key)} for line in lines]
 
 
 @pytest.fixture
