@@ -31,8 +31,14 @@ MESH = ("--config.mesh.data=1", "--config.mesh.fsdp=2", "--config.mesh.context=2
 class Cluster(Job):
     """One training run on several hosts."""
 
-    def start_hosts(self, hosts: int, devices: int = 4) -> list[subprocess.Popen]:
-        """Start or go on with `devices` devices in all; what hosts print goes to logs of theirs."""
+    def start_hosts(self, hosts: int, devices: int = 4, differ: str = "") -> list[subprocess.Popen]:
+        """Start or go on; what hosts print goes to logs of theirs.
+
+        Args:
+          hosts: how many.
+          devices: in all.
+          differ: an argument that only the last host gets.
+        """
         self.workdir.mkdir(parents=True, exist_ok=True)
         each = f"--xla_force_host_platform_device_count={devices // hosts}"
         flags = f"{os.environ.get('XLA_FLAGS', '')} {each}"
@@ -42,10 +48,11 @@ class Cluster(Job):
         processes = []
         for host in range(hosts):
             join = [f"--coordinator={address}", f"--processes={hosts}", f"--process={host}"]
+            last = [differ] if differ and host == hosts - 1 else []
             with self.log(host).open("a") as log:
                 processes.append(
                     subprocess.Popen(
-                        [*self._command, *(join if hosts > 1 else [])],
+                        [*self._command, *(join if hosts > 1 else []), *last],
                         cwd=ROOT,
                         stdout=log,
                         stderr=log,

@@ -217,10 +217,12 @@ def _count(shape: Sequence[int]) -> int:
 
 def _used(message: str) -> int | None:
     """Bytes that a program would need, from the compiler's refusal; None for another error."""
-    found = re.search(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm", message)
-    if not found:
-        return None
-    return round(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))
+    size = r"([\d.]+)([KMGT]?)"
+    for pattern in (rf"Used {size} of [\d.]+[KMGT]? hbm", rf"\({size}\) exceeds available HBM"):
+        found = re.search(pattern, message)
+        if found:
+            return round(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))
+    return None
 
 
 def _seconds(

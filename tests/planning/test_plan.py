@@ -1,0 +1,60 @@
+"""Plans of a small model on a pod that is not here."""
+
+import json
+
+import pytest
+
+from configs import tiny
+from mc_jax.errors import InputError
+from mc_jax.planning import describe, plan
+from mc_jax.planning.cli import plan_command
+from mc_jax.training.experiment import check
+from tests.kernels.tpu import needs_libtpu
+
+pytestmark = needs_libtpu
+
+
+def small(**mesh):
+    config = tiny.get_config("mqar")
+    config.model.update(vocab_size=64, dim=256, num_heads=2, mlp_dim=256, dtype="bfloat16")
+    config.model.memory.update(segment_len=128, chunk_len=64)
+    config.data.update(length=1024, batch_size=8, eval_batch_size=8)
+    config.mesh.update(mesh)
+    return config.lock()
+
+
+def test_a_plan_adds_up(tmp_path):
+    config = small(data=1, fsdp=2, context=2)
+    found = plan(config, "v5e:2x2")
+    assert found.fits and found.devices == 4 and found.chip == "v5e"
+    parts = found.memory
+    assert parts["total"] == sum(size for name, size in parts.items() if name != "total")
+    # Two moments and a few counters; everything large is split over all four.
+    assert 2 * parts["parameters"] < parts["optimizer"] < 2.1 * parts["parameters"]
+    assert found.params < parts["parameters"] < 1.2 * found.params
+    # Memories of three of four runs, of both layers and once more for the backward pass; at most.
+    gathered = found.collectives["all-gather"]
+    assert gathered[0] >= 4
+    assert found.seconds["compute"] > 0 and found.seconds["network"] > 0
+    text = describe(found, check(config, read_data=False))
+    assert "fits" in text and "fsdp=2 context=2" in text and "tokens/s" in text
+    assert json.loads(json.dumps(found.to_json()))["fits"]
+
+
+def test_what_does_not_fit_says_what_to_change(capsys):
+    overrides = (
+        *("--config.model.dim=8192", "--config.model.num_heads=64", "--config.model.mlp_dim=32768"),
+        *("--config.model.num_layers=8", "--config.data.length=1024", "--config.mesh.data=4"),
+        *("--config.model.memory.segment_len=128", "--config.model.memory.chunk_len=64"),
+    )
+    assert plan_command(["--config=configs/tiny.py:mqar", "--topology=v5e:2x2", *overrides]) == 1
+    text = capsys.readouterr().out
+    assert "DOES NOT FIT" in text
+    for advice in ("scan_layers=True", "remat=full", "--config.mesh.fsdp=4", "more devices"):
+        assert advice in text
+
+
+@pytest.mark.parametrize("topology", ["v9:2x2", "v5p:3x3", "v5e"])
+def test_topologies_that_do_not_exist(topology):
+    with pytest.raises(InputError, match=f"--topology: found '{topology}'; allowed: CHIP:SHAPE"):
+        plan(small(), topology)
