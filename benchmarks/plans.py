@@ -22,6 +22,15 @@ from benchmarks import common
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax")
 GROUPS = ("paper", "context", "scaling")
 MILLION = 2**20
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "scale.md"
+HEADER = (
+    "| model | chips | length | state + temporaries, GiB | all | free | compute, s | network, s |"
+)
+TITLES = {
+    "paper": "The paper's models, 524,288 tokens a step (at 16,384 two devices share a sequence):",
+    "context": "One sequence, 1.3B with 16 heads of 128, all chips sharing it, memories in a ring:",
+    "scaling": "Two sequences of 4,096 for each chip, parameters over all of them:",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,6 +129,47 @@ def main() -> None:
         bar.write(summary(rows[-1]))
     if not options.groups:
         common.write_results("plans", PACKAGES, {}, rows)
+        write_tables(rows)
+
+
+def write_tables(rows: list[dict[str, Any]]) -> None:
+    """Replace the tables of docs/scale.md."""
+    begin, end = "<!-- plans: python -m benchmarks.plans -->\n", "<!-- end of plans -->"
+    text = DOCUMENT.read_text()
+    before, after = text.split(begin)[0], text.split(end)[1]
+    DOCUMENT.write_text(before + begin + "\n".join(tables(rows)) + "\n" + end + after)
+
+
+def tables(rows: list[dict[str, Any]]) -> list[str]:
+    """Markdown."""
+    found = []
+    for group, title in TITLES.items():
+        those = [row for row in rows if row["group"] == group]
+        if not those:
+            continue
+        found += ["", title, "", HEADER, "|---|---|---|---|---|---|---|---|"]
+        found += [_line(row) for row in those]
+    return found
+
+
+def _line(row: dict[str, Any]) -> str:
+    name = row["config"].removeprefix("configs/paper_").replace(".py:", " ")
+    changes, gib = row["changes"], 2**30
+    length = changes.get("data.length", 4096)
+    if "error" in row:
+        return f"| {name} | {row['topology']} | {length:,} | {row['error']} | | | | |"
+    plan = row["plan"]
+    memory, seconds = plan["memory"], plan["seconds"]
+    free = f"{plan['free']:.0%}" if plan["fits"] else "does not fit"
+    if "temporaries" not in memory:
+        parts, times = "", ["", ""]
+    else:
+        state = (memory["parameters"] + memory["optimizer"]) / gib
+        parts = f"{state:.2f} + {memory['temporaries'] / gib:.2f}"
+        times = [f"{seconds[name]:.2f}" for name in ("compute", "network")]
+    total = f"{memory['total'] / gib:.1f}"
+    cells = [name, row["topology"], f"{length:,}", parts, total, free, *times]
+    return f"| {' | '.join(cells)} |"
 
 
 def summary(row: dict[str, Any]) -> str:
