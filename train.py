@@ -32,10 +32,9 @@ import sys
 from pathlib import Path
 
 from mc_jax.planning.cli import plan_command
-from mc_jax.training import DivergedError, HostLostError, join, train
+from mc_jax.training import DivergedError, HostLostError, hosts, join, train
 from mc_jax.training.cli import Parser, read_config, run
 
-HOST_LOST = 3
 DEFAULT_CONFIG = os.path.relpath(Path(__file__).parent / "configs" / "default.py")
 
 
@@ -46,13 +45,13 @@ def main() -> int:
     parser = Parser(__doc__)
     parser.add_argument("--config", default=DEFAULT_CONFIG, metavar="FILE", help="the experiment")
     parser.add_argument("--workdir", metavar="FOLDER", help="the run's; default runs/<config name>")
-    hosts = parser.add_argument_group("several hosts, each running the same command")
-    hosts.add_argument(
+    group = parser.add_argument_group("several hosts, each running the same command")
+    group.add_argument(
         "--distributed", action="store_true", help="they are found by Cloud TPU, GKE or SLURM"
     )
-    hosts.add_argument("--coordinator", metavar="HOST:PORT", help="else where the first listens")
-    hosts.add_argument("--processes", type=int, metavar="N", help="how many there are")
-    hosts.add_argument("--process", type=int, metavar="I", help="which this one is, from 0")
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="else where the first listens")
+    group.add_argument("--processes", type=int, metavar="N", help="how many there are")
+    group.add_argument("--process", type=int, metavar="I", help="which this one is, from 0")
     arguments, overrides = parser.parse_known_args()
     join(arguments.distributed, arguments.coordinator, arguments.processes, arguments.process)
     config = read_config(arguments.config, overrides)
@@ -66,7 +65,7 @@ def main() -> int:
     except HostLostError as error:
         print(f"train.py: {error}", file=sys.stderr, flush=True)
         # Leaving in order would wait for the host that is lost.
-        os._exit(HOST_LOST)
+        os._exit(hosts.HOST_LOST)
     if outcome.signal:
         print(f"{outcome.signal.name}: saved step {outcome.step}; the same command goes on from it")
         return 128 + outcome.signal

@@ -75,7 +75,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for backward in (False, True):
         way = "forward and backward" if backward else "forward"
         attention = sent_per_token(keys_and_values, backward)

@@ -163,8 +163,8 @@ class LanguageModel(nn.Module):
         shape = (config.vocab_size, config.dim)
         table = self.param("embedding", initial, shape)
         # Rows are looked up where they are whole, else the tokens would have to be everywhere.
-        rows = constrain(table.astype(config.compute_dtype), "vocab", None)
-        x = jnp.take(rows, tokens, axis=0)
+        rows = constrain(table, "vocab", None)
+        x = jnp.take(rows, tokens, axis=0).astype(config.compute_dtype)
         x = constrain(x, "batch", "length", None)
         x, layers = self._blocks(x, past, layers)
         if last and past is not None:

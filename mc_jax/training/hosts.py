@@ -6,6 +6,9 @@ is shown, comes from the first one; errors come from any.
 
 import hashlib
 import json
+import os
+import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,10 @@ from mc_jax.errors import InputError
 
 # A host that is silent for so long is lost, seconds; the others then end.
 HEARTBEAT = 30
+# Seconds that the others then have to close what they can.
+CLOSING = 15
+# Their exit code.
+HOST_LOST = 3
 
 
 class HostLostError(RuntimeError):
@@ -111,6 +118,18 @@ def check_same(config: Mapping[str, Any]) -> None:
         if other.size:
             hosts = ", ".join(map(str, other))
             raise InputError(field, f"another one on host {hosts}", "the same on all hosts")
+
+
+def end_soon(message: str) -> None:
+    """End this process in a while, should closing what it has open wait for a host that is lost."""
+
+    def end() -> None:
+        print(message, file=sys.stderr, flush=True)
+        os._exit(HOST_LOST)
+
+    timer = threading.Timer(CLOSING, end)
+    timer.daemon = True
+    timer.start()
 
 
 def agree(mine: bool) -> bool:

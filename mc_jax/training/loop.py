@@ -133,10 +133,12 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
             if not hosts.several():
                 raise
             reason = str(error).splitlines()[0]
-            raise HostLostError(
+            lost = (
                 f"in phase {phases.current!r} another host was lost, or the way to it ({reason}); "
                 "the same command on all hosts goes on from the last checkpoint"
-            ) from None
+            )
+            hosts.end_soon(lost)
+            raise HostLostError(lost) from None
 
 
 class _Functions(NamedTuple):
