@@ -42,7 +42,7 @@ def sent_per_token(loss: Any, backward: bool) -> dict[str, float]:
     run = jax.grad(total, argnums=(0, 1, 2, 3)) if backward else split
     with jax.set_mesh(mesh):
         text = jax.jit(run).lower(*[x] * 4).compile().as_text()
-    found = totals(Program(text).collectives())
+    found = totals(Program(text or "").collectives())
     return {kind: sent / TOKENS / HEADS for kind, (_, sent) in found.items() if sent > 1000}
 
 

@@ -16,7 +16,8 @@ pytestmark = needs_libtpu
 
 def small(**mesh):
     config = tiny.get_config("mqar")
-    config.model.update(vocab_size=64, dim=256, num_heads=2, mlp_dim=256, dtype="bfloat16")
+    config.model.update(vocab_size=64, dim=256, num_layers=1, num_heads=2, mlp_dim=256)
+    config.model.dtype = "bfloat16"
     config.model.memory.update(segment_len=128, chunk_len=64)
     config.data.update(length=1024, batch_size=8, eval_batch_size=8)
     config.mesh.update(mesh)
@@ -32,9 +33,8 @@ def test_a_plan_adds_up(tmp_path):
     # Two moments and a few counters; everything large is split over all four.
     assert 2 * parts["parameters"] < parts["optimizer"] < 2.1 * parts["parameters"]
     assert found.params < parts["parameters"] < 1.2 * found.params
-    # Memories of three of four runs, of both layers and once more for the backward pass; at most.
-    gathered = found.collectives["all-gather"]
-    assert gathered[0] >= 4
+    # Memories, for the forward and for the backward pass.
+    assert found.collectives["all-gather"][0] >= 2
     assert found.seconds["compute"] > 0 and found.seconds["network"] > 0
     text = describe(found, check(config, read_data=False))
     assert "fits" in text and "fsdp=2 context=2" in text and "tokens/s" in text
