@@ -38,11 +38,12 @@ KINDS = [
 ]
 
 
-def experiment(sizes, rule="linear", aggregation="grm", exchange="gather"):
+def experiment(sizes, rule="linear", aggregation="grm", exchange="gather", model=()):
     config = tiny.get_config("mqar")
     config.model.update(vocab_size=64, num_layers=2, dim=64, num_heads=8, mlp_dim=64)
     config.model.memory.update(rule=rule, aggregation=aggregation, exchange=exchange)
     config.model.memory.update(segment_len=4, chunk_len=4)
+    config.model.update(dict(model))
     config.data.update(length=32, batch_size=16, eval_batch_size=16)
     config.data.mqar.update(vocab_size=64, pairs=(8,), eval_pairs=(8,))
     config.train.update(steps=STEPS, grad_accum=2, learning_rate=1e-3)
@@ -83,6 +84,17 @@ def test_same_losses(sizes):
 @pytest.mark.parametrize("kind", KINDS, ids="-".join)
 def test_same_losses_with_every_memory(kind):
     check_same((1, 2, 2, 2), *kind)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "model"),
+    [
+        ((1, 2, 2, 2), (("scan_layers", True), ("remat", "full"))),
+        ((2, 2, 1, 2), (("pattern", ("sliding", "attention")), ("tie_embeddings", False))),
+    ],
+)
+def test_same_losses_with_other_models(sizes, model):
+    check_same(sizes, "linear", "grm", "ring", model)
 
 
 def test_one_step_of_ssc():

@@ -38,8 +38,12 @@ def test_a_host_is_killed_and_one_is_stopped(cluster):
     whole, run = cluster("whole"), cluster("killed")
     whole.finish_on(1)
     code, seconds, said = run.kill_one(6, 1, random.Random(0))
-    assert code == 3 and seconds < PATIENCE
-    assert "another host was lost" in said and "goes on from the last checkpoint" in said
+    assert seconds < PATIENCE
+    if code == -signal.SIGABRT:  # JAX's own service has noticed first, and ends the process
+        assert "JAX distributed service detected fatal errors" in run.log(0).read_text()
+    else:
+        assert code == hosts.HOST_LOST
+        assert "another host was lost" in said and "goes on from the last checkpoint" in said
     assert run.terminate_one(run.last_step() + 2, host=1) == [128 + signal.SIGTERM] * 2
     stopped = run.last_step()
     assert run.checkpoint() == stopped < STEPS
