@@ -59,7 +59,7 @@ def keys_and_values(q: Any, k: Any, v: Any, u: Any) -> Any:
     import jax.numpy as jnp
 
     from mc_jax.caching.context import Context
-    from mc_jax.caching.ring import _sum_over_devices
+    from mc_jax.caching.ring import sum_over_devices
 
     def read(block: Any, q: Any, constant: None, source: Any) -> Any:
         k, v = block
@@ -67,7 +67,7 @@ def keys_and_values(q: Any, k: Any, v: Any, u: Any) -> Any:
         heads = jax.vmap(jax.vmap(one, in_axes=1, out_axes=1))
         return heads(q, k, v).astype(jnp.float32)
 
-    return _sum_over_devices(Context("context", "ring"), read, (k, v), q, None)
+    return sum_over_devices(Context("context", "ring"), read, (k, v), q, None)
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.kill_resume import ROOT, Job
+from benchmarks.kill_resume import ROOT, Job, incomplete
 from mc_jax.training.metrics import read
 
 PATIENCE = 60
@@ -114,9 +114,9 @@ def worst_difference(run: Path, reference: Path, steps: int) -> float:
       RuntimeError: a step is missing or there twice.
     """
     ours, theirs = (read(folder / "metrics.jsonl") for folder in (run, reference))
-    for name, records in (("killed", ours), ("undisturbed", theirs)):
-        if [record["step"] for record in records] != list(range(1, steps + 1)):
-            raise RuntimeError(f"the {name} run has not every step once")
+    missing = incomplete(ours, theirs, steps)
+    if missing:
+        raise RuntimeError("; ".join(missing))
     losses = [np.array([record["loss"] for record in records]) for records in (ours, theirs)]
     return float(np.max(np.abs(losses[0] - losses[1]) / losses[1]))
 

@@ -91,10 +91,7 @@ class Job:
 def differences(run: Path, reference: Path, steps: int) -> list[str]:
     """What two runs of `steps` steps do not agree on; an empty list if they are the same."""
     ours, theirs = _records(run), _records(reference)
-    found = []
-    for name, records in (("killed", ours), ("undisturbed", theirs)):
-        if [record["step"] for record in records] != list(range(1, steps + 1)):
-            found.append(f"the {name} run has not every step once")
+    found = incomplete(ours, theirs, steps)
     # JSON writes a number so that it reads back the same, bit for bit.
     found += [f"{a} != {b}" for a, b in zip(ours, theirs, strict=False) if a != b]
     params, expected = load(run, "latest").params, load(reference, "latest").params
@@ -102,6 +99,15 @@ def differences(run: Path, reference: Path, steps: int) -> list[str]:
     if not all(jax.tree.leaves(same)):
         found.append("the parameters at the end differ")
     return found
+
+
+def incomplete(ours: list[dict], theirs: list[dict], steps: int) -> list[str]:
+    """Which of two runs' records have not every step once."""
+    return [
+        f"the {name} run has not every step once"
+        for name, records in (("killed", ours), ("undisturbed", theirs))
+        if [record["step"] for record in records] != list(range(1, steps + 1))
+    ]
 
 
 def _records(workdir: Path) -> list[dict]:

@@ -95,6 +95,7 @@ def make(case: Case) -> dict[str, Any]:
     from mc_jax.errors import InputError
     from mc_jax.planning import plan
     from mc_jax.training.cli import read_config
+    from mc_jax.training.experiment import check
 
     changes = dict(case.changes)
     if "data.batch_size" in changes:
@@ -102,7 +103,8 @@ def make(case: Case) -> dict[str, Any]:
     overrides = [f"--config.{key}={value}" for key, value in changes.items()]
     row: dict[str, Any] = {"name": case.name, **dataclasses.asdict(case)}
     try:
-        return row | {"plan": plan(read_config(case.config, overrides), case.topology).to_json()}
+        experiment = check(read_config(case.config, overrides), read_data=False)
+        return row | {"plan": plan(experiment, case.topology).to_json()}
     except InputError as error:
         return row | {"error": str(error)}
 

@@ -139,7 +139,7 @@ def memory_caching(
         if implementation in ("decode", "recurrent"):
             allowed = "None or a chunk-parallel one with a context_axis"
             raise InputError("implementation", implementation, allowed)
-        context.check(options, the_rule, q.shape[1])
+        context.check(options, the_rule, q.shape[1], the_rule.window(gates))
     arrays = (q, k, v, u, gates, params, initial_cache, lengths)
     return _run(options, the_rule, implementation, context, *arrays)
 

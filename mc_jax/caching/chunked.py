@@ -345,10 +345,10 @@ def _shared_reader(
 def _ring_reader(
     grid: Grid, u: Array | None, q: Array, own: Array | None, stored: Stored, kernel: str | None
 ) -> RingReader:
-    options, router, online = grid.options, None, None
-    if options.routed:
-        router, online = route(options, u, q, own)
-    elif options.gated:
+    scores, online = None, None
+    if grid.options.routed:
+        scores, online = route(grid.options, u, q, own)
+    elif grid.options.gated:
         assert u is not None
-        online = u[0].astype(accumulator(u.dtype))
-    return ring_reader(grid, u, router, online, stored.weights, stored.descriptors, kernel)
+        scores, online = u, u[0].astype(accumulator(u.dtype))
+    return ring_reader(grid, scores, online, stored.weights, stored.descriptors, kernel)

@@ -42,8 +42,14 @@ class Context:
         """Devices that share the sequence."""
         return lax.axis_size(self.axis)
 
-    def check(self, options: Options, rule: Rule, length: int) -> None:
+    def check(self, options: Options, rule: Rule, length: int, window: int) -> None:
         """Check that a sequence can be split so.
+
+        Args:
+          options: static options.
+          rule: update rule.
+          length: tokens of one device.
+          window: tokens of the device before that its first one looks back on.
 
         Raises:
           InputError: naming the option.
@@ -53,6 +59,9 @@ class Context:
         if length % options.block_len:
             kind = "segments" if options.caches else "chunks"
             allowed = f"whole {kind} of {options.block_len} tokens on every device"
+            raise InputError("context_axis", f"{length} tokens on a device", allowed)
+        if length < window:
+            allowed = f"at least the {window} tokens on every device that one looks back on"
             raise InputError("context_axis", f"{length} tokens on a device", allowed)
         if options.segmentation == "logarithmic" and options.caches:
             if self.exchange == "ring":

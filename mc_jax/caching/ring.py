@@ -46,24 +46,82 @@ class Gates(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class RingReader:
-    """Constant segments, of which every device keeps its own memories (see `read.Reader`).
+class Ring:
+    """What is static about memories that lie on several devices, and how tokens score them.
 
     Attributes:
       options: static options.
       context: the devices.
       segments: of one device.
       segment_len: tokens of a segment.
-      kernel: implementation of the reads; None for the best.
-      weights: this device's memories, leaves [segments, ...].
-      gates: None where all weights are 1.
-      selected: which memories each token reads [top_k, tokens]; None for all.
     """
 
     options: Options
     context: Context
     segments: int
     segment_len: int
+
+    def first_segment(self, source: Array) -> Array:
+        """Segment of this device's first token, counted from the first one of device `source`."""
+        return (self.context.index - source) * self.segments
+
+    def logits(self, gates: Gates, selected: Array | None, source: Array) -> Array:
+        """Logits [segments, tokens] of one device's memories; `NOTHING` for what is not read."""
+        here = jnp.arange(gates.online.shape[0]) // self.segment_len + self.first_segment(source)
+        visible, distance = visible_slots(self.options, here, self.segments)
+        if gates.descriptors is None:
+            scores = gates.scores
+            logits = gate_logits(self.options, scores, scores, None, None, distance)[1]
+        else:
+            logits = self._rows(gates.descriptors, source) @ gates.scores
+        if selected is not None:
+            visible &= jnp.any(selected[:, None] == self._slots(source)[:, None], 0)
+        return jnp.where(visible, logits, NOTHING)
+
+    def select(self, gates: Gates, top_k: int) -> Int[Array, "top_k tokens"]:
+        """The best memories of each token among those of all devices; of equal logits the older."""
+
+        def add(best: tuple[Array, Array], source: Array) -> tuple[tuple[Array, Array], None]:
+            logits = self.logits(gates, None, source)
+            slots = jnp.broadcast_to(self._slots(source)[:, None], logits.shape)
+            logits = jnp.concatenate([best[0], logits])
+            slots = jnp.concatenate([best[1], slots])
+            top, which = lax.top_k(logits.T, top_k)
+            return (top.T, jnp.take_along_axis(slots, which.T, 0)), None
+
+        shape = (top_k, gates.online.shape[0])
+        none = jnp.full(shape, NOTHING, gates.online.dtype), jnp.full(shape, -1)
+        return lax.stop_gradient(lax.scan(add, none, jnp.arange(self.context.size))[0][1])
+
+    def router(self, gates: Gates, selected: Array | None, source: Array) -> Router | Scores:
+        """What one device's memories are scored with, all other memories in the online logit."""
+        own = (jnp.arange(self.context.size) == source)[:, None]
+        rest = _log_sum(gates.online, jnp.where(own, NOTHING, gates.blocks))
+        if selected is None and gates.descriptors is not None:
+            return Router(gates.scores, rest, self._rows(gates.descriptors, source))
+        return Scores(rest, self.logits(gates, selected, source))
+
+    def _slots(self, source: Array) -> Array:
+        """Which of all memories are a device's."""
+        return source * self.segments + jnp.arange(self.segments)
+
+    def _rows(self, descriptors: Array, source: Array) -> Array:
+        return lax.dynamic_slice_in_dim(descriptors, source * self.segments, self.segments)
+
+
+@dataclasses.dataclass(frozen=True)
+class RingReader:
+    """Constant segments, of which every device keeps its own memories (see `read.Reader`).
+
+    Attributes:
+      ring: what is static.
+      kernel: implementation of the reads; None for the best.
+      weights: this device's memories, leaves [segments, ...].
+      gates: None where all weights are 1.
+      selected: which memories each token reads [top_k, tokens]; None for all.
+    """
+
+    ring: Ring
     kernel: str | None
     weights: Weights
     gates: Gates | None
@@ -84,36 +142,32 @@ class RingReader:
 
     def total(self, x: Array) -> Array:
         """See `Reader`."""
-        dtype = accumulator(x.dtype)
+        dtype, ring = accumulator(x.dtype), self.ring
         if self.gates is not None:
             return jnp.ones(x.shape[1], dtype)
-        everything = self.segments * self.context.size
-        first = self.context.index * self.segments
-        visible = visible_memories(everything, x.shape[1], self.segment_len, first)
+        everything = ring.segments * ring.context.size
+        first = ring.context.index * ring.segments
+        visible = visible_memories(everything, x.shape[1], ring.segment_len, first)
         return 1 + jnp.sum(visible, 0, dtype=dtype)
 
     def _read(self, op: Callable, weights: Any, x: Array) -> tuple[Array, Array]:
         """The memories of all devices through `op`, and the online memory's gates."""
-        options, context = self.options, self.context
-        segments, segment_len, kernel = self.segments, self.segment_len, self.kernel
+        ring, kernel = self.ring, self.kernel
 
         def read(weights: Any, local: Any, selected: Array | None, source: Array) -> Array:
             x, gates = local
-            router = None
-            if gates is not None:
-                router = _of_block(options, context, segments, segment_len, gates, selected, source)
             y, _ = op(
                 x,
                 weights,
-                router,
-                segment_len=segment_len,
-                first_segment=(context.index - source) * segments,
+                None if gates is None else ring.router(gates, selected, source),
+                segment_len=ring.segment_len,
+                first_segment=ring.first_segment(source),
                 implementation=kernel,
             )
             return y.astype(accumulator(x.dtype))
 
         travelling = jax.tree.map(lambda w: w.astype(x.dtype), weights)
-        y = _sum_over_devices(context, read, travelling, (x, self.gates), self.selected)
+        y = sum_over_devices(ring.context, read, travelling, (x, self.gates), self.selected)
         own = jnp.ones(x.shape[1], accumulator(x.dtype))
         if self.gates is not None:
             own = jnp.exp(self.gates.online - _log_sum(self.gates.online, self.gates.blocks))
@@ -122,8 +176,7 @@ class RingReader:
 
 def ring_reader(
     grid: Grid,
-    u: Array | None,
-    router: Array | None,
+    scores: Array | None,
     online: Array | None,
     weights: Weights,
     descriptors: Array | None,
@@ -133,104 +186,37 @@ def ring_reader(
 
     Args:
       grid: where this device's tokens lie, with its `context`.
-      u: scores by distance [distances, tokens], where gates are those.
-      router: else router queries [head_dim, tokens].
-      online: logits of the online memory; None where all weights are 1.
+      scores: see `Gates`; None where all weights are 1.
+      online: logits of the online memory; None with `scores`.
       weights: this device's memories [segments, ...].
       descriptors: their descriptors, if gates read content.
       kernel: implementation of the reads.
     """
-    options, context, gates, selected = grid.options, grid.context, None, None
-    assert context is not None
-    static = (options, context, grid.segments, grid.block_len)
-    if online is not None:
-        scores = u if router is None else router
-        assert scores is not None
-        gates = Gates(scores, context.gather(descriptors), online, online[None])
-        if options.selected is not None:
-            selected = lax.stop_gradient(_select(*static, gates, options.selected))
+    assert grid.context is not None
+    ring = Ring(grid.options, grid.context, grid.segments, grid.block_len)
+    if scores is None or online is None:
+        return RingReader(ring, kernel, weights, None, None)
+    # No block is known yet.
+    gates = Gates(scores, grid.context.gather(descriptors), online, online[None][:0])
+    selected = None
+    if grid.options.selected is not None:
+        selected = ring.select(gates, grid.options.selected)
 
-        # One device's logits at a time: those of all would be the largest array.
-        @jax.checkpoint
-        def log_sum(source: Array) -> Array:
-            return jax.nn.logsumexp(_logits(*static, gates, selected, source), 0)
+    # One device's logits at a time: those of all would be the largest array.
+    @jax.checkpoint
+    def log_sum(source: Array) -> Array:
+        return jax.nn.logsumexp(ring.logits(gates, selected, source), 0)
 
-        gates = gates._replace(blocks=lax.map(log_sum, jnp.arange(context.size)))
-    return RingReader(*static, kernel, weights, gates, selected)
+    blocks = lax.map(log_sum, jnp.arange(grid.context.size))
+    return RingReader(ring, kernel, weights, gates._replace(blocks=blocks), selected)
 
 
 def _log_sum(online: Array, blocks: Array) -> Array:
     return jax.nn.logsumexp(jnp.concatenate([online[None], blocks]), 0)
 
 
-def _logits(
-    options: Options,
-    context: Context,
-    segments: int,
-    segment_len: int,
-    gates: Gates,
-    selected: Array | None,
-    source: Array,
-) -> Float[Array, "segments tokens"]:
-    """Logits of one device's memories, `NOTHING` for those that a token does not read."""
-    tokens = gates.online.shape[0]
-    here = (context.index - source) * segments + jnp.arange(tokens) // segment_len
-    visible, distance = visible_slots(options, here, segments)
-    if gates.descriptors is None:
-        logits = gate_logits(options, gates.scores, gates.scores, None, None, distance)[1]
-    else:
-        rows = lax.dynamic_slice_in_dim(gates.descriptors, source * segments, segments)
-        logits = rows @ gates.scores
-    if selected is not None:
-        slots = source * segments + jnp.arange(segments)
-        visible &= jnp.any(selected[:, None] == slots[:, None], 0)
-    return jnp.where(visible, logits, NOTHING)
-
-
-def _select(
-    options: Options,
-    context: Context,
-    segments: int,
-    segment_len: int,
-    gates: Gates,
-    top_k: int,
-) -> Int[Array, "top_k tokens"]:
-    """The best memories of each token among those of all devices; of equal logits the older."""
-
-    def add(best: tuple[Array, Array], source: Array) -> tuple[tuple[Array, Array], None]:
-        logits = _logits(options, context, segments, segment_len, gates, None, source)
-        slots = jnp.broadcast_to((source * segments + jnp.arange(segments))[:, None], logits.shape)
-        logits = jnp.concatenate([best[0], logits])
-        slots = jnp.concatenate([best[1], slots])
-        top, which = lax.top_k(logits.T, top_k)
-        return (top.T, jnp.take_along_axis(slots, which.T, 0)), None
-
-    tokens = gates.online.shape[0]
-    none = jnp.full((top_k, tokens), NOTHING, gates.online.dtype), jnp.full((top_k, tokens), -1)
-    return lax.scan(add, none, jnp.arange(context.size))[0][1]
-
-
-def _of_block(
-    options: Options,
-    context: Context,
-    segments: int,
-    segment_len: int,
-    gates: Gates,
-    selected: Array | None,
-    source: Array,
-) -> Router | Scores:
-    """What one device's memories are scored with, all other memories in the online logit."""
-    others = jnp.where((jnp.arange(context.size) == source)[:, None], NOTHING, gates.blocks)
-    rest = _log_sum(gates.online, others)
-    if selected is None and gates.descriptors is not None:
-        rows = lax.dynamic_slice_in_dim(gates.descriptors, source * segments, segments)
-        return Router(gates.scores, rest, rows)
-    static = (options, context, segments, segment_len)
-    return Scores(rest, _logits(*static, gates, selected, source))
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _sum_over_devices(
+def sum_over_devices(
     context: Context, read: Callable, block: Any, local: Any, constant: Any
 ) -> Array:
     """`sum_s read(block of device s, local, constant, s)`; blocks travel once around.
@@ -257,7 +243,7 @@ def _sum_over_devices(
 def _forward(
     context: Context, read: Callable, block: Any, local: Any, constant: Any
 ) -> tuple[Array, Any]:
-    return _sum_over_devices(context, read, block, local, constant), (block, local, constant)
+    return sum_over_devices(context, read, block, local, constant), (block, local, constant)
 
 
 def _backward(context: Context, read: Callable, kept: Any, dy: Array) -> tuple[Any, Any, None]:
@@ -279,4 +265,4 @@ def _backward(context: Context, read: Callable, kept: Any, dy: Array) -> tuple[A
     return *jax.tree.map(lambda g, x: g.astype(x.dtype), found, (block, local)), None
 
 
-_sum_over_devices.defvjp(_forward, _backward)
+sum_over_devices.defvjp(_forward, _backward)

@@ -57,6 +57,8 @@ def evaluate(
             if value is not None:
                 saved.config.data[name] = value
     experiment = check(saved.config)
+    batch_size = saved.config.data.eval_batch_size
+    check_batch_size("data.eval_batch_size", batch_size, jax.device_count())
     folder = workdir / "eval"
     if post_training is not None:
         model = cache_after_training(experiment.model, trained_length, post_training)
@@ -90,7 +92,6 @@ def _make(folder: Path) -> None:
 def _held_out(experiment: Experiment, params: PyTree, folder: Path) -> Results:
     """Score the held-out batches, and draw the picture of the task."""
     config = experiment.config.data
-    check_batch_size("data.eval_batch_size", config.eval_batch_size, jax.device_count())
     batches = data.eval_batches(config)
     score = scores.make_score(LanguageModel(experiment.model), params, data_parallel())
     bar = tqdm(batches, desc="evaluating", unit="batch", dynamic_ncols=True)

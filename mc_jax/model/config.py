@@ -1,18 +1,17 @@
 """Every setting of the model: its default, what it means, and the check that it can be used."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from mc_jax.caching import Options
-from mc_jax.caching.context import EXCHANGES
+from mc_jax.caching.context import EXCHANGES, Context
 from mc_jax.caching.kernels import check_implementation
 from mc_jax.errors import InputError
 from mc_jax.memory import ACTIVATIONS, MEM_NORMS, get_rule, rule_names
+from mc_jax.settings import Settings
 
 MIXERS = ("memory", "attention", "sliding")
 DTYPES = ("float32", "bfloat16", "float64")
@@ -21,73 +20,9 @@ DECAYS = ("auto", "on", "off")
 MEMORY_IMPLEMENTATIONS = ("auto", "chunked", "recurrent", "xla", "pallas")
 ATTENTION_IMPLEMENTATIONS = ("auto", "xla", "cudnn")
 
-_NAMES: dict[Any, str] = {
-    str: "a string",
-    int: "an integer",
-    float: "a number",
-    bool: "True | False",
-    tuple[str, ...]: "a tuple of strings",
-}
-
 
 @dataclasses.dataclass(frozen=True)
-class _Config:
-    """Checks the type of every field and reads itself from a mapping."""
-
-    GROUP: ClassVar[str]  # where the fields stand in the experiment's config
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if not _has_type(value, field.type):
-                kind = _NAMES.get(field.type, "a group of keys")
-                raise InputError(self._path(field.name), value, kind)
-
-    @classmethod
-    def _path(cls, name: str) -> str:
-        """Dotted name of a field, as in the experiment's config."""
-        return f"{cls.GROUP}.{name}"
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build from a mapping such as `config.model.to_dict()`; what is missing has its default.
-
-        Raises:
-          InputError: a key that does not exist, or a value that is not allowed.
-        """
-        fields = {field.name: field.type for field in dataclasses.fields(cls)}
-        arguments = {}
-        for name, value in values.items():
-            if name not in fields:
-                raise InputError(cls._path(name), value, "only the keys " + ", ".join(fields))
-            kind = fields[name]
-            if isinstance(kind, type) and issubclass(kind, _Config) and isinstance(value, Mapping):
-                value = kind.from_dict(value)
-            arguments[name] = tuple(value) if isinstance(value, list) else value
-        return cls(**arguments)
-
-    def _check_choice(self, name: str, allowed: tuple[str, ...]) -> None:
-        value = getattr(self, name)
-        if value not in allowed:
-            raise InputError(self._path(name), value, " | ".join(allowed))
-
-    def _check_at_least(self, least: int, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if value < least:
-                raise InputError(self._path(name), value, f"an integer >= {least}")
-
-
-def _has_type(value: Any, kind: Any) -> bool:
-    if kind == tuple[str, ...]:
-        return isinstance(value, tuple) and all(isinstance(entry, str) for entry in value)
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, (int, float) if kind is float else kind)
-
-
-@dataclasses.dataclass(frozen=True)
-class MemoryConfig(_Config):
+class MemoryConfig(Settings):
     """A memory layer: how memories are written, cached and read. Keys of `config.model.memory`."""
 
     # How a memory is written: linear | swla | dla | titans.
@@ -183,7 +118,7 @@ class MemoryConfig(_Config):
 
 
 @dataclasses.dataclass(frozen=True)
-class AttentionConfig(_Config):
+class AttentionConfig(Settings):
     """Softmax attention with RoPE. Keys of `config.model.attention`."""
 
     # Tokens that a "sliding" layer sees, its own among them.
@@ -209,7 +144,7 @@ class AttentionConfig(_Config):
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelConfig(_Config):
+class ModelConfig(Settings):
     """The language model. Keys of `config.model`."""
 
     # Size of the vocabulary; at least the tokenizer's, which for bytes is 257.
@@ -289,6 +224,32 @@ class ModelConfig(_Config):
             )
         except InputError as error:
             raise InputError(memory._path(error.field), error.found, error.allowed) from None
+
+    def check_context(self, devices: int, length: int) -> None:
+        """Check that sequences of `length` tokens can be shared by so many devices.
+
+        Raises:
+          InputError: naming the setting.
+        """
+        if devices == 1:
+            return
+        if set(self.pattern) != {"memory"}:
+            allowed = (
+                f"1 with model.pattern={self.pattern}: attention does not reach over devices; use "
+                "mesh.fsdp and mesh.tensor for hybrids"
+            )
+            raise InputError("mesh.context", devices, allowed)
+        memory = self.memory
+        reach = max(memory.conv_width - 1, memory.window - 1 if memory.rule == "swla" else 0)
+        try:
+            Context("context", memory.exchange).check(
+                memory.options, get_rule(memory.rule), length // devices, reach
+            )
+        except InputError as error:
+            field = memory._path(error.field)
+            if error.field == "context_axis":
+                field = "mesh.context"
+            raise InputError(field, error.found, error.allowed) from None
 
     @property
     def head_dim(self) -> int:

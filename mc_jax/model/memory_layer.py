@@ -84,7 +84,7 @@ class MemoryLayer(nn.Module):
             InitialMemory(config, name="memory")() if memory.deep else None,
         )
         mesh = active_mesh()
-        if mesh is None or self.is_initializing():
+        if mesh is None:
             y, router, after = mix(memory, inputs, cache, lengths)
         else:
             (y, router), after = mix_on_mesh(memory, mesh, inputs), None

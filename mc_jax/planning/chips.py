@@ -63,7 +63,7 @@ def devices_of(topology: str) -> Sequence[jax.Device]:
         os.environ.setdefault(name, value)
     try:
         return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-    except (RuntimeError, ValueError, NotImplementedError) as error:
+    except jax.errors.JaxRuntimeError as error:
         reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
         raise InputError("--topology", topology, f"{ALLOWED} ({reason})") from None
 

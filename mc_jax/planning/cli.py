@@ -33,9 +33,8 @@ def plan_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--topology", metavar="CHIP:SHAPE", required=True, help="the devices")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the plan there as well")
     options, overrides = parser.parse_known_args(arguments)
-    config = read_config(options.config, overrides)
-    experiment = check(config, read_data=False)
-    found = plan(config, options.topology)
+    experiment = check(read_config(options.config, overrides), read_data=False)
+    found = plan(experiment, options.topology)
     print(describe(found, experiment))
     if options.json:
         replace(options.json, json.dumps(found.to_json(), indent=2).encode())

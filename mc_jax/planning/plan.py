@@ -1,26 +1,23 @@
 """Compiles the training step of an experiment for devices that are not here, and measures it."""
 
 import dataclasses
+import math
 import re
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from mc_jax.errors import InputError
-from mc_jax.model import LanguageModel, param_count
+from mc_jax.model import param_count
 from mc_jax.planning.chips import Hardware, devices_of, hardware_of
 from mc_jax.planning.program import Program, totals
 from mc_jax.sharding import make_mesh
-from mc_jax.training.experiment import Experiment, check, check_devices
-from mc_jax.training.optimizer import learning_rate, make_optimizer
+from mc_jax.training.experiment import Experiment, check_devices
+from mc_jax.training.functions import Functions, functions_of
 from mc_jax.training.sharding import BATCH_KEYS, Shardings
-from mc_jax.training.state import TrainState, initial_state
-from mc_jax.training.step import make_train_step
+from mc_jax.training.state import TrainState
 from mc_jax.typing import PyTree
 
 # Forward passes that the backward pass does again, by `model.remat`: of "dots" all but the products
@@ -86,35 +83,33 @@ class Plan:
         return dataclasses.asdict(self) | derived
 
 
-def plan(config: ConfigDict, topology: str) -> Plan:
+def plan(experiment: Experiment, topology: str) -> Plan:
     """Compile an experiment's step for a topology; nothing is computed and no data is read.
 
     Args:
-      config: the experiment.
+      experiment: what is to be trained.
       topology: such as "v5p:4x4x4".
 
     Raises:
-      InputError: a setting that cannot be used, or no such topology.
+      InputError: a setting that cannot be used there, or no such topology.
     """
-    experiment = check(config, read_data=False)
     devices = devices_of(topology)
     check_devices(experiment, len(devices))
     hardware = hardware_of(devices)
+    shardings = Shardings(make_mesh(experiment.mesh, devices))
+    # What a token stands for does not matter here, only that it is counted.
+    token_bytes = jnp.zeros(experiment.model.vocab_size, jnp.int32) if experiment.text else None
+    functions = functions_of(experiment, shardings, token_bytes)
     started = time.perf_counter()
+    collectives: dict[str, tuple[int, float]] = {}
+    cycles = None
     try:
-        compiled = compile_step(experiment, devices)
+        compiled = _compile(experiment, shardings, functions)
     except jax.errors.JaxRuntimeError as error:
-        used = _used(str(error))
-        if used is None and "memory space vmem" in str(error):
-            allowed = "xla: a kernel of this model does not fit into the chip's vector memory"
-            found = experiment.model.memory.implementation
-            raise InputError("model.memory.implementation", found, allowed) from None
-        if used is None:
-            raise
-        memory, collectives, cycles = {"total": used}, {}, None
+        memory = {"total": _used(experiment, error)}
     else:
         program = Program(compiled.as_text() or "")
-        memory = _memory(experiment, devices, compiled)
+        memory = _memory(functions.state, compiled)
         collectives, cycles = dict(totals(program.collectives())), program.cycles()
     elapsed = time.perf_counter() - started
     flops = {
@@ -138,22 +133,10 @@ def plan(config: ConfigDict, topology: str) -> Plan:
     )
 
 
-def compile_step(experiment: Experiment, devices: Sequence[jax.Device]) -> jax.stages.Compiled:
-    """The training step, compiled for those devices."""
-    model, optimizer = LanguageModel(experiment.model), make_optimizer(experiment.train)
-    shardings = Shardings(make_mesh(experiment.mesh, devices))
-    # What a token stands for does not matter here, only that it is counted.
-    token_bytes = jnp.zeros(experiment.model.vocab_size, jnp.int32) if experiment.text else None
-    step = make_train_step(
-        model,
-        optimizer,
-        learning_rate(experiment.train),
-        experiment.train.grad_accum,
-        token_bytes,
-        experiment.train.trainable,
-    )
-    state = jax.eval_shape(lambda: initial_state(model, optimizer, experiment.config.seed))
-    placed = shardings.state(state)
+def _compile(
+    experiment: Experiment, shardings: Shardings, functions: Functions
+) -> jax.stages.Compiled:
+    """The training step, compiled for the devices of the mesh."""
     shape = experiment.config.data.batch_size, experiment.config.data.length
     batch = {
         key: jax.ShapeDtypeStruct(
@@ -162,38 +145,21 @@ def compile_step(experiment: Experiment, devices: Sequence[jax.Device]) -> jax.s
         for key in BATCH_KEYS
     }
     with jax.set_mesh(shardings.mesh):
-        return (
-            jax.jit(step, donate_argnums=0, out_shardings=(placed, shardings.everywhere))
-            .lower(_placed(state, placed), batch)
-            .compile()
-        )
+        return functions.train_step.lower(functions.state, batch).compile()
 
 
-def _placed(tree: PyTree, shardings: PyTree) -> PyTree:
-    return jax.tree.map(
-        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree, shardings
-    )
-
-
-def _memory(
-    experiment: Experiment, devices: Sequence[jax.Device], compiled: jax.stages.Compiled
-) -> dict[str, int]:
+def _memory(state: TrainState, compiled: jax.stages.Compiled) -> dict[str, int]:
     """Bytes of a device, by what they are for."""
-    mesh: Mesh = make_mesh(experiment.mesh, devices)
-    model, optimizer = LanguageModel(experiment.model), make_optimizer(experiment.train)
-    state: TrainState = jax.eval_shape(lambda: initial_state(model, optimizer, 0))
-    placed = Shardings(mesh).state(state)
 
-    def size(tree: PyTree, shardings: PyTree) -> int:
+    def size(tree: PyTree) -> int:
         return sum(
-            jax.dtypes.itemsize_bits(x.dtype) // 8 * _count(where.shard_shape(x.shape))
-            for x, where in zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
+            x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape))
+            for x in jax.tree.leaves(tree)
         )
 
     found = compiled.memory_analysis()
     assert found is not None
-    params = size(state.params, placed.params)
-    moments = size(state.opt_state, placed.opt_state)
+    params, moments = size(state.params), size(state.opt_state)
     program = found.generated_code_size_in_bytes
     # Inputs are donated: outputs lie where they did.
     new = found.output_size_in_bytes - found.alias_size_in_bytes
@@ -208,21 +174,19 @@ def _memory(
     }
 
 
-def _count(shape: Sequence[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
-
-
-def _used(message: str) -> int | None:
-    """Bytes that a program would need, from the compiler's refusal; None for another error."""
+def _used(experiment: Experiment, error: Exception) -> int:
+    """Bytes that a program would need, from the compiler's refusal; raises what is no such."""
+    message = str(error)
     size = r"([\d.]+)([KMGT]?)"
     for pattern in (rf"Used {size} of [\d.]+[KMGT]? hbm", rf"\({size}\) exceeds available HBM"):
         found = re.search(pattern, message)
         if found:
             return round(float(found[1]) * 1024 ** " KMGT".index(found[2] or " "))
-    return None
+    if "memory space vmem" in message:
+        allowed = "xla: a kernel of this model does not fit into the chip's vector memory"
+        implementation = experiment.model.memory.implementation
+        raise InputError("model.memory.implementation", implementation, allowed) from None
+    raise error
 
 
 def _seconds(

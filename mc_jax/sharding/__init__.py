@@ -2,7 +2,7 @@
 
 from mc_jax.sharding.config import MeshConfig, default_config
 from mc_jax.sharding.mesh import active_mesh, constrain, make_mesh
-from mc_jax.sharding.rules import PARAMETERS, RULES, check_model, spec, tree_shardings
+from mc_jax.sharding.rules import PARAMETERS, RULES, check_model, spec, tree_shardings, ways
 
 __all__ = [
     "PARAMETERS",
@@ -15,4 +15,5 @@ __all__ = [
     "make_mesh",
     "spec",
     "tree_shardings",
+    "ways",
 ]

@@ -2,18 +2,17 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any, Self
 
 from ml_collections import ConfigDict
 
 from mc_jax.errors import InputError
+from mc_jax.settings import Settings
 
 AXES = ("data", "fsdp", "context", "tensor")
 
 
 @dataclasses.dataclass(frozen=True)
-class MeshConfig:
+class MeshConfig(Settings):
     """How many devices each axis of the mesh has; one of them may be -1, for all that are left."""
 
     # Copies of the model, which share the batch.
@@ -26,17 +25,7 @@ class MeshConfig:
     # Devices that share the heads and the feed-forward of each layer.
     tensor: int = 1
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build from a mapping such as `config.mesh.to_dict()`.
-
-        Raises:
-          InputError: a key that does not exist, or a value that is not allowed.
-        """
-        for name, value in values.items():
-            if name not in AXES:
-                raise InputError(f"mesh.{name}", value, "only the axes " + ", ".join(AXES))
-        return cls(**values)
+    GROUP = "mesh"
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -44,11 +33,12 @@ class MeshConfig:
         Raises:
           InputError: a value that is not allowed.
         """
+        super().__post_init__()
         for name in AXES:
             size = getattr(self, name)
-            if isinstance(size, bool) or not isinstance(size, int) or (size < 1 and size != -1):
+            if size < 1 and size != -1:
                 allowed = "an integer >= 1, or -1 for all devices that are left"
-                raise InputError(f"mesh.{name}", size, allowed)
+                raise InputError(self._path(name), size, allowed)
         free = [name for name in AXES if getattr(self, name) == -1]
         if len(free) > 1:
             found = ", ".join(f"{name}=-1" for name in free)

@@ -1,5 +1,6 @@
 """What is split over which axis of the mesh: two tables, and how they are applied."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -51,17 +52,14 @@ def spec(
     parts: list[Any] = []
     for axis, size in zip(axes, shape, strict=True):
         over = tuple(name for name in RULES.get(axis or "", ()) if mesh.shape[name] > 1)
-        whole = not over or (axis == "vocab" and size % ways(mesh, "vocab"))
+        whole = not over or (axis == "vocab" and size % ways(mesh.shape, "vocab"))
         parts.append(None if whole else over if len(over) > 1 else over[0])
     return PartitionSpec(*parts)
 
 
-def ways(mesh: Mesh | AbstractMesh, axis: str) -> int:
-    """Parts that an axis of arrays is split into."""
-    parts = 1
-    for name in RULES[axis]:
-        parts *= mesh.shape[name]
-    return parts
+def ways(sizes: Mapping[str, int], axis: str) -> int:
+    """Parts that an axis of arrays is split into, on a mesh of those sizes."""
+    return math.prod(sizes[name] for name in RULES[axis])
 
 
 def tree_shardings(mesh: Mesh, tree: PyTree) -> PyTree:
@@ -80,7 +78,7 @@ def tree_shardings(mesh: Mesh, tree: PyTree) -> PyTree:
 
 
 def check_model(sizes: Mapping[str, int], model: Any, length: int) -> None:
-    """Check that a model and its sequences can be split over a mesh.
+    """Check that a model's arrays and its sequences can be split over a mesh.
 
     Args:
       sizes: of the mesh's axes.
@@ -90,22 +88,13 @@ def check_model(sizes: Mapping[str, int], model: Any, length: int) -> None:
     Raises:
       InputError: naming the setting, and what would fit.
     """
-    tensor, context = sizes["tensor"], sizes["context"]
-    shared = sizes["fsdp"] * context
-    for field, value, parts, axes in (
-        ("model.num_heads", model.num_heads, tensor, "mesh.tensor"),
-        ("model.mlp_dim", model.mlp_dim, tensor, "mesh.tensor"),
-        ("model.dim", model.dim, shared, "mesh.fsdp x mesh.context"),
-        ("data.length", length, context, "mesh.context"),
+    for field, value, axis in (
+        ("model.num_heads", model.num_heads, "heads"),
+        ("model.mlp_dim", model.mlp_dim, "mlp"),
+        ("model.dim", model.dim, "embed"),
+        ("data.length", length, "length"),
     ):
+        parts = ways(sizes, axis)
         if value % parts:
-            raise InputError(field, value, f"a multiple of {axes} = {parts}")
-    if context == 1:
-        return
-    attention = [mixer for mixer in model.pattern if mixer != "memory"]
-    if attention:
-        allowed = (
-            f"1 with model.pattern={model.pattern}: attention does not reach over devices; use "
-            "mesh.fsdp and mesh.tensor for hybrids"
-        )
-        raise InputError("mesh.context", context, allowed)
+            over = " x ".join(f"mesh.{name}" for name in RULES[axis])
+            raise InputError(field, value, f"a multiple of {over} = {parts}")

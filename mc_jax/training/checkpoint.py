@@ -143,15 +143,12 @@ class Checkpoints:
         """
         return self._restore(step, config=ocp.args.JsonRestore())["config"]
 
-    def restore(
-        self, step: int, shapes: TrainState, shardings: PyTree
-    ) -> tuple[TrainState, dict[str, Any]]:
+    def restore(self, step: int, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Load a step.
 
         Args:
           step: its number.
-          shapes: shapes and types of the state.
-          shardings: where its arrays go, a tree of the shape of `shapes`.
+          target: shapes and types of the state, and where its arrays go.
 
         Returns:
           The state, and that of the data iterator.
@@ -159,11 +156,6 @@ class Checkpoints:
         Raises:
           InputError: the step is damaged.
         """
-        target = jax.tree.map(
-            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where),
-            shapes,
-            shardings,
-        )
         items = self._restore(
             step, state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore()
         )
@@ -182,7 +174,7 @@ class Checkpoints:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here),
             dict(self._manager.item_metadata(step)["state"]),
         )
-        return self._restore(step, state=ocp.args.StandardRestore(target))["state"]["params"]
+        return self._read(step, state=ocp.args.StandardRestore(target))["state"]["params"]
 
     def wait(self) -> None:
         """Return when every step is on disk."""
@@ -200,6 +192,9 @@ class Checkpoints:
 
     def _restore(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:
         self._check(step)
+        return self._read(step, **items)
+
+    def _read(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:  # Orbax and its storage raise many types for a broken file.

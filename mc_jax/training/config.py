@@ -2,16 +2,15 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any, Self
 
 from ml_collections import ConfigDict
 
 from mc_jax.errors import InputError
+from mc_jax.settings import Settings
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(Settings):
     """How a model is trained. Keys of `config.train`."""
 
     # Optimizer updates. May be raised later to go on with a finished run; the cosine then spans
@@ -46,7 +45,7 @@ class TrainConfig:
     eval_every: int = 200
     # Steps between two checkpoints.
     checkpoint_every: int = 200
-    # Minutes after which one is due at the latest, whatever the steps; 0 for no such limit.
+    # Minutes after which one is due, whatever the steps, looked at every tenth step; 0 for none.
     checkpoint_minutes: float = 0.0
     # Latest checkpoints that are kept, besides the one with the best held-out loss.
     keep_checkpoints: int = 2
@@ -63,18 +62,7 @@ class TrainConfig:
     # Weights & Biases project to write to; empty for none.
     wandb_project: str = ""
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build from a mapping such as `config.train.to_dict()`.
-
-        Raises:
-          InputError: a key that does not exist, or a value that is not allowed.
-        """
-        names = [field.name for field in dataclasses.fields(cls)]
-        for name, value in values.items():
-            if name not in names:
-                raise InputError(f"train.{name}", value, "only the keys " + ", ".join(names))
-        return cls(**values)
+    GROUP = "train"
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -82,6 +70,7 @@ class TrainConfig:
         Raises:
           InputError: a value that is not allowed.
         """
+        super().__post_init__()
         for name in ("steps", "grad_accum", "log_every", "eval_every", "checkpoint_every"):
             self._check(name, getattr(self, name) >= 1, "an integer >= 1")
         self._check("keep_checkpoints", self.keep_checkpoints >= 1, "an integer >= 1")
@@ -94,13 +83,14 @@ class TrainConfig:
             self._check(name, 0 <= getattr(self, name) < math.inf, "a finite number >= 0")
 
         self._check("skip_nonfinite", self.skip_nonfinite >= 0, "an integer >= 0")
-        steps = tuple(self.profile)
-        usable = not steps or (len(steps) == 2 and 1 <= steps[0] <= steps[1])
-        self._check("profile", usable, "(first step, last step), or () for no profile")
+        steps = self.profile
+        usable = not steps or (len(steps) == 2 and 1 <= steps[0] <= steps[1] <= self.steps)
+        allowed = f"(first step, last step) up to train.steps={self.steps}, or () for no profile"
+        self._check("profile", usable, allowed)
 
     def _check(self, name: str, usable: bool, allowed: str) -> None:
         if not usable:
-            raise InputError(f"train.{name}", getattr(self, name), allowed)
+            raise InputError(self._path(name), getattr(self, name), allowed)
 
 
 def default_config() -> ConfigDict:

@@ -1,7 +1,6 @@
 """An experiment: a config whose settings have been checked, and what follows from them."""
 
 import json
-import math
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -10,8 +9,7 @@ from mc_jax import data
 from mc_jax.data.config import check as check_data
 from mc_jax.errors import InputError
 from mc_jax.model import ModelConfig, flops_per_token
-from mc_jax.sharding import MeshConfig, check_model
-from mc_jax.sharding.rules import RULES
+from mc_jax.sharding import MeshConfig, check_model, ways
 from mc_jax.training import metrics
 from mc_jax.training.config import TrainConfig
 from mc_jax.training.fine_tuning import check_trainable
@@ -78,6 +76,7 @@ def check_devices(experiment: Experiment, devices: int) -> None:
     """
     config, sizes = experiment.config, experiment.mesh.sizes(devices)
     check_model(sizes, experiment.model, config.data.length)
-    ways = math.prod(sizes[name] for name in RULES["batch"])
-    check_batch_size("data.batch_size", config.data.batch_size, ways, experiment.train.grad_accum)
-    check_batch_size("data.eval_batch_size", config.data.eval_batch_size, ways)
+    experiment.model.check_context(sizes["context"], config.data.length)
+    rows = ways(sizes, "batch")
+    check_batch_size("data.batch_size", config.data.batch_size, rows, experiment.train.grad_accum)
+    check_batch_size("data.eval_batch_size", config.data.eval_batch_size, rows)

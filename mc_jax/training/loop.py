@@ -16,7 +16,6 @@ import fcntl
 import json
 import math
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from signal import Signals
@@ -31,23 +30,22 @@ from mc_jax.allocator import keep_freed_memory
 from mc_jax.data.pipeline import TrainIterator
 from mc_jax.errors import InputError
 from mc_jax.files import replace
-from mc_jax.model import LanguageModel, param_count
+from mc_jax.model import param_count
 from mc_jax.sharding import make_mesh
 from mc_jax.training import curves, hosts, metrics
 from mc_jax.training.checkpoint import Checkpoints
-from mc_jax.training.evaluate import HeldOut, make_held_out
 from mc_jax.training.experiment import Experiment, check, check_devices
 from mc_jax.training.fine_tuning import other_params, start_from
+from mc_jax.training.functions import Functions, functions_of
 from mc_jax.training.hosts import HostLostError
-from mc_jax.training.optimizer import learning_rate, make_optimizer
 from mc_jax.training.phases import USEFUL, Phases
 from mc_jax.training.profile import Profile
 from mc_jax.training.progress import Progress
 from mc_jax.training.recorder import DivergedError, Recorder
 from mc_jax.training.resume import check_same_run
 from mc_jax.training.sharding import Rows, Shardings, to_devices
-from mc_jax.training.state import TrainState, initial_state
-from mc_jax.training.step import Batch, Metrics, make_train_step
+from mc_jax.training.state import TrainState
+from mc_jax.training.step import Metrics
 from mc_jax.training.stop import StopSignal
 
 
@@ -93,13 +91,15 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
 
         keep_freed_memory()
         shardings = Shardings(make_mesh(experiment.mesh))
-        functions = _compiled(experiment, shardings)
+        token_bytes = None
+        if experiment.text:
+            token_bytes = jnp.asarray(data.tokenizer(config.data).token_bytes)
+        functions = functions_of(experiment, shardings, token_bytes)
         rows = shardings.rows_here(config.data.batch_size, config.data.length)
         batches = stack.enter_context(closing(_batches(config, rows)))
         data.eval_batches(config.data)  # bad held-out data shows now, not at the first measurement
         if start:
-            shapes = jax.eval_shape(functions.initialise)
-            state, position = checkpoints.restore(start, shapes, shardings.state(shapes))
+            state, position = checkpoints.restore(start, functions.state)
             batches.set_state(position)
         elif experiment.train.init_from:
             others = other_params(experiment.model, experiment.train)
@@ -141,14 +141,6 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
             raise HostLostError(lost) from None
 
 
-class _Functions(NamedTuple):
-    """What runs on the devices."""
-
-    initialise: Callable[[], TrainState]
-    train_step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-    held_out: HeldOut
-
-
 class _Run(NamedTuple):
     """The parts that the loop works with."""
 
@@ -158,7 +150,7 @@ class _Run(NamedTuple):
     batches: TrainIterator
     rows: Rows
     shardings: Shardings
-    functions: _Functions
+    functions: Functions
     recorder: Recorder
     stop: StopSignal
     phases: Phases
@@ -166,6 +158,7 @@ class _Run(NamedTuple):
     def steps(self, start: int, state: TrainState, profile: Profile) -> Outcome:
         """Do the steps after `start`, to the last one or until a signal comes."""
         settings = self.experiment.train
+        train_step = self.shardings.on_mesh(self.functions.train_step)
         step, unread, stopped, saved = start, None, None, time.monotonic()
         try:
             while step < settings.steps and not stopped:
@@ -174,7 +167,7 @@ class _Run(NamedTuple):
                 profile.before(step + 1)
                 # Only what `to_devices` has put there may reach the devices.
                 with jax.transfer_guard_host_to_device("disallow"):
-                    state, values = self.functions.train_step(state, batch)
+                    state, values = train_step(state, batch)
                 if unread:
                     self.recorder.write(step, self.recorder.read(step, unread))
                 step, unread, stopped = step + 1, values, self.stop.at(step + 1)
@@ -268,30 +261,6 @@ def _claim(workdir: Path) -> IO[str]:
         lock.close()
         raise InputError("workdir", str(workdir), "one that no other run is using") from None
     return lock
-
-
-def _compiled(experiment: Experiment, shardings: Shardings) -> _Functions:
-    """The functions of an experiment; each is compiled when it is first called."""
-    model, optimizer = LanguageModel(experiment.model), make_optimizer(experiment.train)
-    schedule, microbatches = learning_rate(experiment.train), experiment.train.grad_accum
-    token_bytes = None
-    if experiment.text:
-        token_bytes = jnp.asarray(data.tokenizer(experiment.config.data).token_bytes)
-    train_step = make_train_step(
-        model, optimizer, schedule, microbatches, token_bytes, experiment.train.trainable
-    )
-    seed = experiment.config.seed
-
-    def initialise() -> TrainState:
-        return initial_state(model, optimizer, seed)
-
-    placed = shardings.state(jax.eval_shape(initialise))
-    step = jax.jit(train_step, donate_argnums=0, out_shardings=(placed, shardings.everywhere))
-    return _Functions(
-        jax.jit(initialise, out_shardings=placed),
-        shardings.on_mesh(step),
-        make_held_out(model, token_bytes, shardings),
-    )
 
 
 def _batches(config: ConfigDict, rows: Rows) -> TrainIterator:

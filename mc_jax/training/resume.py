@@ -11,7 +11,7 @@ from mc_jax.sharding import default_config as mesh_config
 from mc_jax.training.config import default_config as train_config
 
 # The parts of an experiment that a checkpoint depends on ...
-_FIXED = ("seed", "model", "data")
+_FIXED = ("seed", "model", "data", "train.trainable")
 # ... but for what only says how it is computed, or what is measured.
 _FREE = (
     "model.remat",
@@ -44,7 +44,7 @@ def check_same_run(saved: Mapping[str, Any], config: Mapping[str, Any]) -> list[
     changed = [
         name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)
     ]
-    refused = [name for name in changed if name.split(".")[0] in _FIXED and name not in _FREE]
+    refused = [name for name in changed if _fixed(name, before, now)]
     if refused:
         found = {name: now.get(name) for name in refused}
         allowed = ", ".join(f"{name}={before.get(name)!r}" for name in refused)
@@ -52,6 +52,14 @@ def check_same_run(saved: Mapping[str, Any], config: Mapping[str, Any]) -> list[
             "config", found, f"the values of the run in this workdir: {allowed}; or another workdir"
         )
     return [f"{name}: {before.get(name)!r} -> {now.get(name)!r}" for name in changed]
+
+
+def _fixed(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a setting that has changed may not."""
+    if name == "train.skip_nonfinite":
+        # With any number the optimizer counts; without, it has no counter.
+        return not (before.get(name) and now.get(name))
+    return name in _FIXED or (name.split(".")[0] in _FIXED and name not in _FREE)
 
 
 def _defaults() -> dict[str, Any]:

@@ -20,7 +20,7 @@ from mc_jax.errors import InputError
 from mc_jax.sharding import MeshConfig, make_mesh
 from mc_jax.sharding.config import AXES
 from mc_jax.training.experiment import check, check_devices
-from mc_jax.training.loop import _compiled
+from mc_jax.training.functions import functions_of
 from mc_jax.training.sharding import Shardings, to_devices
 
 STEPS = 20
@@ -58,12 +58,12 @@ def run(sizes, *kind):
     devices = jax.devices()[: math.prod(sizes)]
     check_devices(found, len(devices))
     shardings = Shardings(make_mesh(found.mesh, devices))
-    functions = _compiled(found, shardings)
-    state = functions.initialise()
+    functions = functions_of(found, shardings, None)
+    train_step, state = shardings.on_mesh(functions.train_step), functions.initialise()
     batches = data.train_iterator(found.config.data, seed=0)
     metrics = []
     for _ in range(STEPS):
-        state, values = functions.train_step(state, to_devices(next(batches), shardings.batch))
+        state, values = train_step(state, to_devices(next(batches), shardings.batch))
         metrics.append([float(values["loss"]), float(values["grad_norm"])])
     batches.close()
     return np.array(metrics)
@@ -107,8 +107,7 @@ def test_one_step_of_ssc():
 def test_everything_large_is_split():
     sizes = (1, 2, 2, 2)
     found = experiment(sizes, "titans")
-    functions = _compiled(found, Shardings(make_mesh(found.mesh)))
-    state = functions.initialise()
+    state = functions_of(found, Shardings(make_mesh(found.mesh)), None).initialise()
     whole = [
         jax.tree_util.keystr(path)
         for path, x in jax.tree_util.tree_leaves_with_path(state)
@@ -128,6 +127,18 @@ def test_everything_large_is_split():
         ((1, 1, 1, 8), {"num_heads": 4}, "model.num_heads: found 4; allowed: a multiple of mesh.t"),
         ((1, 4, 2, 1), {"dim": 68, "num_heads": 2}, "model.dim: found 68; allowed: a multiple"),
         ((4, 1, 2, 1), {"pattern": ("memory", "attention")}, "mesh.context: found 2; allowed: 1"),
+        ((2, 1, 4, 1), {"memory.segment_len": 16}, "'8 tokens on a device'; allowed: whole segm"),
+        ((1, 1, 8, 1), {"memory.conv_width": 6}, "'4 tokens on a device'; allowed: at least the 5"),
+        (
+            (1, 1, 8, 1),
+            {"memory.exchange": "ring", "memory.segmentation": "logarithmic"},
+            "model.memory.exchange: found 'ring'; allowed: gather",
+        ),
+        (
+            (1, 1, 8, 1),
+            {"memory.rule": "dla", "memory.segmentation": "logarithmic"},
+            "model.memory.segmentation: found 'logarithmic'; allowed: constant",
+        ),
         ((8, 1, 1, 1), {}, "data.batch_size: found 20; allowed: a multiple of 16"),
         ((-1, -1, 1, 1), {}, "mesh: found 'data=-1, fsdp=-1'; allowed: -1 for one axis"),
         ((0, 1, 1, 1), {}, "mesh.data: found 0; allowed: an integer >= 1, or -1"),
@@ -136,7 +147,7 @@ def test_everything_large_is_split():
 def test_refusals(sizes, change, message):
     config = ConfigDict(experiment((1, 1, 1, 1)).config)
     with config.unlocked():
-        config.model.update(change)
+        config.model.update_from_flattened_dict(change)
         config.data.batch_size = 20 if sizes == (8, 1, 1, 1) else 16
         config.mesh.update(dict(zip(AXES, sizes, strict=True)))
     with pytest.raises(InputError, match=message):

@@ -35,8 +35,13 @@ def test_the_best_and_the_latest_are_kept_as_they_were(workdir):
     assert checkpoints.steps == [20, 40, 50]
     assert (checkpoints.best, checkpoints.latest) == (20, 50)
     shapes = jax.eval_shape(lambda: state_of(0))
+    target = jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where),
+        shapes,
+        data_parallel().state(shapes),
+    )
     for step in checkpoints.steps:
-        state, data = checkpoints.restore(step, shapes, data_parallel().state(shapes))
+        state, data = checkpoints.restore(step, target)
         assert jax.tree.structure(state) == jax.tree.structure(shapes)
         jax.tree.map(np.testing.assert_array_equal, state, state_of(step))
         assert data == {"next_batch": step}

@@ -26,13 +26,26 @@ def test_changed_model_and_data_are_refused_by_name():
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"train.skip_nonfinite": 3}, {"train.trainable": "score"}], ids=str
+)
+def test_what_changes_the_optimizer_s_state_is_refused(changes):
+    with pytest.raises(InputError, match=next(iter(changes))):
+        check_same_run(experiment(), experiment(**changes))
+    with pytest.raises(InputError, match=next(iter(changes))):
+        check_same_run(experiment(**changes), experiment())
+
+
 def test_what_does_not_touch_the_state_may_change():
     assert check_same_run(experiment(), experiment()) == []
-    changes = {"train.steps": 9, "model.remat": "full", "data.workers": 2}
-    lines = check_same_run(experiment(), experiment(**changes))
+    changes = {"train.steps": 9, "model.remat": "full", "data.workers": 2, "mesh.fsdp": 4}
+    before = experiment(**{"train.skip_nonfinite": 2})
+    lines = check_same_run(before, experiment(**changes, **{"train.skip_nonfinite": 1}))
     assert lines == [
         "data.workers: 0 -> 2",
+        "mesh.fsdp: 1 -> 4",
         "model.remat: 'none' -> 'full'",
+        "train.skip_nonfinite: 2 -> 1",
         "train.steps: 1000 -> 9",
     ]
 
