@@ -1,6 +1,5 @@
 """Evaluates a checkpoint of a run: numbers into JSON, pictures beside them."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ from mc_jax.allocator import keep_freed_memory
 from mc_jax.errors import InputError
 from mc_jax.evaluation import gates, pictures, scores
 from mc_jax.evaluation.recall import evaluate_recall
+from mc_jax.evaluation.results import write
 from mc_jax.evaluation.text import evaluate_text
-from mc_jax.files import replace
 from mc_jax.inference import cache_after_training
 from mc_jax.model import LanguageModel
 from mc_jax.training import Experiment, check, load
@@ -44,8 +43,9 @@ def evaluate(
         trained without caching; results go to eval/post_training. None for the model as it is.
 
     Returns:
-      What the JSON file holds: `step`, `task`, `length`, `post_training_caching`; `held_out`, the
-      numbers overall and by position or by pairs and distance; `gates`, see `_look`.
+      What the JSON file holds, beside what `results.write` adds: `step`, `task`, `length`,
+      `post_training_caching`; `held_out`, the numbers overall and by position or by pairs and
+      distance; `gates`, see `_look`.
 
     Raises:
       InputError: no such checkpoint, a damaged one, or a setting that cannot be used.
@@ -74,9 +74,7 @@ def evaluate(
         "held_out": _held_out(experiment, saved.params, folder),
         "gates": _look(experiment, saved.params, folder / "gates.png"),
     }
-    path = folder / f"step_{saved.step}.json"
-    replace(path, json.dumps(results, indent=2, allow_nan=False).encode())
-    return results
+    return write(folder / f"step_{saved.step}.json", "evaluation", results)
 
 
 def _make(folder: Path) -> None:

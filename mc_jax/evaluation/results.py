@@ -1,0 +1,94 @@
+"""Result files: what every evaluation writes, and `eval.py report` finds.
+
+A result is a JSON object. Beside what was found it says which kind of result it is, the command
+that makes it again, the day, and the versions it was made with.
+"""
+
+import datetime
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mc_jax.errors import InputError
+from mc_jax.files import replace
+from mc_jax.version import __version__
+
+PACKAGES = ("jax", "jaxlib", "flax")
+
+
+class Result(NamedTuple):
+    """One result file.
+
+    Attributes:
+      path: of the file.
+      kind: of the result, as in `write`.
+      content: the whole object.
+    """
+
+    path: Path
+    kind: str
+    content: dict[str, Any]
+
+
+def write(path: Path, kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a result, whole or not at all.
+
+    Args:
+      path: of the file; its folder is there.
+      kind: of the result, such as "evaluation"; the report has a section for each.
+      content: numbers, texts, lists and objects. No NaN: what does not exist is None.
+
+    Returns:
+      What was written: `kind`, `command`, `date`, `versions`, and the content.
+    """
+    result = {
+        "kind": kind,
+        "command": _command(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "versions": versions(),
+        **content,
+    }
+    replace(path, json.dumps(result, indent=2, allow_nan=False).encode())
+    return result
+
+
+def versions() -> dict[str, str]:
+    """Of this package and those that its numbers depend on."""
+    found = {name: metadata.version(name) for name in PACKAGES}
+    return {"python": sys.version.split()[0], "mc_jax": __version__, **found}
+
+
+def find(folders: Iterable[Path]) -> list[Result]:
+    """All result files in folders and the folders in them, in the order of their paths.
+
+    Raises:
+      InputError: a folder that is not there.
+    """
+    results = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError("workdir", str(folder), "a folder that exists")
+        for path in sorted(folder.rglob("*.json")):
+            content = _read(path)
+            if content is not None:
+                results.append(Result(path, content["kind"], content))
+    return results
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A result, or None for any other JSON file."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    whole = isinstance(content, dict) and {"kind", "command", "date", "versions"} <= set(content)
+    return content if whole else None
+
+
+def _command() -> str:
+    """What was typed, from the program's own name on: no folder of this machine."""
+    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
