@@ -48,6 +48,7 @@ def memory_caching(
     implementation: str | None = None,
     context_axis: str | None = None,
     exchange: str = "gather",
+    placement: str = "contiguous",
 ) -> tuple[Float[Array, "batch length heads head_dim"], Cache | None]:
     """A recurrent memory that keeps its states and lets every token read them.
 
@@ -99,6 +100,9 @@ def memory_caching(
         sequences. None if the call has all tokens.
       exchange: how devices of that axis get each other's memories: gather (each one holds all) |
         ring (they are passed on, and none holds more than those of two devices).
+      placement: which run of the sequences a device of that axis has: contiguous (device i of D the
+        i-th of D) | zigzag (of 2 D runs the i-th and the i-th from the end, in this order, so that
+        all devices have as many memories to read; `write_mode="independent"`).
 
     Returns:
       Outputs, shaped and typed as v, and the cache to continue from; None in its place with a
@@ -132,7 +136,7 @@ def memory_caching(
         lengths = jnp.asarray(lengths, jnp.int32)
     context = None
     if context_axis is not None:
-        context = Context(context_axis, exchange)
+        context = Context(context_axis, exchange, placement)
         if initial_cache is not None or lengths is not None:
             field = "lengths" if initial_cache is None else "initial_cache"
             raise InputError(field, "a value", "None with a context_axis: sequences start there")

@@ -5,6 +5,7 @@ scan over its chunks; then all tokens read the online memory and the cached ones
 kernel has compressed the tokens of all heads, only the second half is done here.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,12 +19,13 @@ from mc_jax.caching.options import Options
 from mc_jax.caching.read import (
     LevelReader,
     Reader,
+    RunReader,
     SharedReader,
     mixes_maps,
     read_and_mix,
     read_mixed_maps,
 )
-from mc_jax.caching.ring import RingReader, ring_reader
+from mc_jax.caching.ring import ring_reader
 from mc_jax.caching.router import gate_logits, gate_weights, route
 from mc_jax.caching.segments import Grid, visible_slots
 from mc_jax.caching.write import write_segments
@@ -326,25 +328,40 @@ def _shared_reader(
     own: Array | None,
     stored: Stored,
     kernel: str | None,
-) -> SharedReader | RingReader:
+) -> Reader:
     options = grid.options
-    router: Router | Scores | None = None
     if grid.context is not None and grid.context.exchange == "ring":
         return _ring_reader(grid, u, q, own, stored, kernel)
+    router: Router | Scores | None = None
     if options.routed:
         router = Router(*route(options, u, q, own), stored.descriptors)
     elif options.gated:
         memories = jax.tree.leaves(stored.weights)[0].shape[0]
         _, distance = visible_slots(options, grid.token_segment, memories)
         router = Scores(*gate_logits(options, u, q, own, None, distance))
-    return SharedReader(
-        stored.weights, router, grid.block_len, grid.first, options.selected, kernel
-    )
+    readers: list[Reader] = [
+        SharedReader(stored.weights, router, grid.block_len, first, options.selected, kernel)
+        for router, first in zip(_by_run(grid, router), grid.firsts, strict=True)
+    ]
+    return readers[0] if grid.runs == 1 else RunReader(readers)
+
+
+def _by_run(grid: Grid, router: Router | Scores | None) -> Sequence[Router | Scores | None]:
+    """What the tokens of each run score memories with."""
+    match router:
+        case None:
+            return [None] * grid.runs
+        case Router(u, online, descriptors):
+            parts = zip(grid.by_run(u), grid.by_run(online), strict=True)
+            return [Router(*part, descriptors) for part in parts]
+        case Scores(online, cached):
+            parts = zip(grid.by_run(online), grid.by_run(cached), strict=True)
+            return [Scores(*part) for part in parts]
 
 
 def _ring_reader(
     grid: Grid, u: Array | None, q: Array, own: Array | None, stored: Stored, kernel: str | None
-) -> RingReader:
+) -> Reader:
     scores, online = None, None
     if grid.options.routed:
         scores, online = route(grid.options, u, q, own)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -143,6 +143,34 @@ class LevelReader:
             return y.reshape(-1, x.shape[1])
 
         return sum(g * level(weights) for g, weights in zip(self.gate, self.weights, strict=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class RunReader:
+    """Tokens that lie in several runs of the sequence, each with a reader of its own.
+
+    Attributes:
+      parts: the readers of the runs, which are side by side.
+    """
+
+    parts: list[Reader]
+
+    def linear(self, name: str, x: Array) -> tuple[Array, Array]:
+        """See `Reader`."""
+        return self._join(lambda part, x: part.linear(name, x), x)
+
+    def features(self, network: Network, x: Array) -> tuple[Array, Array]:
+        """See `Reader`."""
+        return self._join(lambda part, x: part.features(network, x), x)
+
+    def total(self, x: Array) -> Array:
+        """See `Reader`."""
+        return self._join(lambda part, x: part.total(x), x)
+
+    def _join(self, read: Callable[[Reader, Array], Any], x: Array) -> Any:
+        pieces = jnp.split(x, len(self.parts), -1)
+        found = [read(part, piece) for part, piece in zip(self.parts, pieces, strict=True)]
+        return jax.tree.map(lambda *y: jnp.concatenate(y, -1), *found)
 
 
 def mixes_maps(options: Options, network: Network) -> bool:

@@ -1,13 +1,14 @@
 """Memories that are passed on from device to device, so that none holds all of them.
 
 A token's weights over the memories of all devices are known before any memory travels, for scores
-need descriptors alone: the softmax over all is, for those of one device, a softmax whose online
-logit stands for everything else. So a read of one device's memories is the read that kernels do.
+need descriptors alone: the softmax over all is, for those of one run of the sequence, a softmax
+whose online logit stands for everything else. So a read of one run's memories is the read that
+kernels do. A device has one run of the sequence, or two (see `Context.placement`).
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +20,7 @@ from mc_jax.caching.options import Options
 from mc_jax.caching.router import gate_logits
 from mc_jax.caching.segments import Grid, visible_slots
 from mc_jax.kernels.deep_read import deep_read
-from mc_jax.kernels.gates import Router, Scores, visible_memories
+from mc_jax.kernels.gates import Router, Scores
 from mc_jax.kernels.linear_read import linear_read
 from mc_jax.memory.network import MlpNetwork, MlpWeights, Network, Weights, accumulator
 from mc_jax.typing import Array, Float, Int
@@ -36,13 +37,25 @@ class Gates(NamedTuple):
       scores: router queries [head_dim, tokens], or scores by distance [distances, tokens].
       descriptors: of all memories [all memories, head_dim]; None for scores by distance.
       online: logits of the online memory.
-      blocks: log of the sum of each device's exponential logits.
+      blocks: log of the sum of each run's exponential logits.
     """
 
     scores: Array
     descriptors: Array | None
     online: Float[Array, " tokens"]
-    blocks: Float[Array, "devices tokens"]
+    blocks: Float[Array, "runs tokens"]
+
+
+class Places(NamedTuple):
+    """Where this device's tokens are, and what they read.
+
+    Attributes:
+      segment: absolute index of each token's segment.
+      selected: the memories that each token reads; None for all before its segment.
+    """
+
+    segment: Int[Array, " tokens"]
+    selected: Int[Array, "top_k tokens"] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +65,7 @@ class Ring:
     Attributes:
       options: static options.
       context: the devices.
-      segments: of one device.
+      segments: of one run.
       segment_len: tokens of a segment.
     """
 
@@ -61,29 +74,30 @@ class Ring:
     segments: int
     segment_len: int
 
-    def first_segment(self, source: Array) -> Array:
-        """Segment of this device's first token, counted from the first one of device `source`."""
-        return (self.context.index - source) * self.segments
+    @property
+    def runs(self) -> int:
+        """Of all devices."""
+        return self.context.runs * self.context.size
 
-    def logits(self, gates: Gates, selected: Array | None, source: Array) -> Array:
-        """Logits [segments, tokens] of one device's memories; `NOTHING` for what is not read."""
-        here = jnp.arange(gates.online.shape[0]) // self.segment_len + self.first_segment(source)
+    def logits(self, gates: Gates, places: Places, run: Array) -> Array:
+        """Logits [segments, tokens] of one run's memories; `NOTHING` for what is not read."""
+        here = places.segment - run * self.segments
         visible, distance = visible_slots(self.options, here, self.segments)
         if gates.descriptors is None:
             scores = gates.scores
             logits = gate_logits(self.options, scores, scores, None, None, distance)[1]
         else:
-            logits = self._rows(gates.descriptors, source) @ gates.scores
-        if selected is not None:
-            visible &= jnp.any(selected[:, None] == self._slots(source)[:, None], 0)
+            logits = self._rows(gates.descriptors, run) @ gates.scores
+        if places.selected is not None:
+            visible &= jnp.any(places.selected[:, None] == self._slots(run)[:, None], 0)
         return jnp.where(visible, logits, NOTHING)
 
-    def select(self, gates: Gates, top_k: int) -> Int[Array, "top_k tokens"]:
+    def select(self, gates: Gates, places: Places, top_k: int) -> Int[Array, "top_k tokens"]:
         """The best memories of each token among those of all devices; of equal logits the older."""
 
-        def add(best: tuple[Array, Array], source: Array) -> tuple[tuple[Array, Array], None]:
-            logits = self.logits(gates, None, source)
-            slots = jnp.broadcast_to(self._slots(source)[:, None], logits.shape)
+        def add(best: tuple[Array, Array], run: Array) -> tuple[tuple[Array, Array], None]:
+            logits = self.logits(gates, places, run)
+            slots = jnp.broadcast_to(self._slots(run)[:, None], logits.shape)
             logits = jnp.concatenate([best[0], logits])
             slots = jnp.concatenate([best[1], slots])
             top, which = lax.top_k(logits.T, top_k)
@@ -91,22 +105,22 @@ class Ring:
 
         shape = (top_k, gates.online.shape[0])
         none = jnp.full(shape, NOTHING, gates.online.dtype), jnp.full(shape, -1)
-        return lax.stop_gradient(lax.scan(add, none, jnp.arange(self.context.size))[0][1])
+        return lax.stop_gradient(lax.scan(add, none, jnp.arange(self.runs))[0][1])
 
-    def router(self, gates: Gates, selected: Array | None, source: Array) -> Router | Scores:
-        """What one device's memories are scored with, all other memories in the online logit."""
-        own = (jnp.arange(self.context.size) == source)[:, None]
+    def router(self, gates: Gates, places: Places, run: Array) -> Router | Scores:
+        """What one run's memories are scored with, all other memories in the online logit."""
+        own = (jnp.arange(self.runs) == run)[:, None]
         rest = _log_sum(gates.online, jnp.where(own, NOTHING, gates.blocks))
-        if selected is None and gates.descriptors is not None:
-            return Router(gates.scores, rest, self._rows(gates.descriptors, source))
-        return Scores(rest, self.logits(gates, selected, source))
+        if places.selected is None and gates.descriptors is not None:
+            return Router(gates.scores, rest, self._rows(gates.descriptors, run))
+        return Scores(rest, self.logits(gates, places, run))
 
-    def _slots(self, source: Array) -> Array:
-        """Which of all memories are a device's."""
-        return source * self.segments + jnp.arange(self.segments)
+    def _slots(self, run: Array) -> Array:
+        """Which of all memories are a run's."""
+        return run * self.segments + jnp.arange(self.segments)
 
-    def _rows(self, descriptors: Array, source: Array) -> Array:
-        return lax.dynamic_slice_in_dim(descriptors, source * self.segments, self.segments)
+    def _rows(self, descriptors: Array, run: Array) -> Array:
+        return lax.dynamic_slice_in_dim(descriptors, run * self.segments, self.segments)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,16 +130,16 @@ class RingReader:
     Attributes:
       ring: what is static.
       kernel: implementation of the reads; None for the best.
-      weights: this device's memories, leaves [segments, ...].
+      weights: this device's memories, leaves [segments of all its runs, ...].
       gates: None where all weights are 1.
-      selected: which memories each token reads [top_k, tokens]; None for all.
+      places: where the tokens are.
     """
 
     ring: Ring
     kernel: str | None
     weights: Weights
     gates: Gates | None
-    selected: Int[Array, "top_k tokens"] | None
+    places: Places
 
     def linear(self, name: str, x: Array) -> tuple[Array, Array]:
         """See `Reader`."""
@@ -142,36 +156,79 @@ class RingReader:
 
     def total(self, x: Array) -> Array:
         """See `Reader`."""
-        dtype, ring = accumulator(x.dtype), self.ring
+        dtype = accumulator(x.dtype)
         if self.gates is not None:
             return jnp.ones(x.shape[1], dtype)
-        everything = ring.segments * ring.context.size
-        first = ring.context.index * ring.segments
-        visible = visible_memories(everything, x.shape[1], ring.segment_len, first)
-        return 1 + jnp.sum(visible, 0, dtype=dtype)
+        # A token's own memory, and one for each segment before it.
+        return (1 + self.places.segment).astype(dtype)
 
     def _read(self, op: Callable, weights: Any, x: Array) -> tuple[Array, Array]:
         """The memories of all devices through `op`, and the online memory's gates."""
         ring, kernel = self.ring, self.kernel
+        runs, run_of = ring.context.runs, ring.context.run
 
-        def read(weights: Any, local: Any, selected: Array | None, source: Array) -> Array:
+        def read_run(weights: Any, local: Any, places: Places, run: Array) -> Array:
+            """What one run's tokens read of the memories of run `run`."""
+            first = places.segment[0] - run * ring.segments
+
+            def read(weights: Any, local: Any) -> Array:
+                x, gates = local
+                y, _ = op(
+                    x,
+                    weights,
+                    None if gates is None else ring.router(gates, places, run),
+                    segment_len=ring.segment_len,
+                    first_segment=first,
+                    implementation=kernel,
+                )
+                return y.astype(accumulator(x.dtype))
+
+            def nothing(weights: Any, local: Any) -> Array:
+                y = jax.eval_shape(read, weights, local)
+                return jnp.zeros(y.shape, y.dtype)
+
+            sees_any = first + ring.segments > 1
+            return lax.cond(sees_any, read, nothing, weights, local)
+
+        def read(weights: Any, local: Any, places: Places, source: Array) -> Array:
             x, gates = local
-            y, _ = op(
-                x,
-                weights,
-                None if gates is None else ring.router(gates, selected, source),
-                segment_len=ring.segment_len,
-                first_segment=ring.first_segment(source),
-                implementation=kernel,
+            blocks = zip(*(jnp.split(w, runs) for w in jax.tree.leaves(weights)), strict=True)
+            blocks = [jax.tree.unflatten(jax.tree.structure(weights), leaves) for leaves in blocks]
+            return jnp.concatenate(
+                [
+                    sum(
+                        read_run(block, part, place, run_of(source, which))
+                        for which, block in enumerate(blocks)
+                    )
+                    for part, place in _by_run(runs, x, gates, places)
+                ],
+                -1,
             )
-            return y.astype(accumulator(x.dtype))
 
         travelling = jax.tree.map(lambda w: w.astype(x.dtype), weights)
-        y = sum_over_devices(ring.context, read, travelling, (x, self.gates), self.selected)
+        y = sum_over_devices(ring.context, read, travelling, (x, self.gates), self.places)
         own = jnp.ones(x.shape[1], accumulator(x.dtype))
         if self.gates is not None:
             own = jnp.exp(self.gates.online - _log_sum(self.gates.online, self.gates.blocks))
         return y.astype(x.dtype), own
+
+
+def _by_run(
+    runs: int, x: Array, gates: Gates | None, places: Places
+) -> Iterator[tuple[tuple[Array, Gates | None], Places]]:
+    """Inputs and gates, and places, of the tokens of each run."""
+    size = x.shape[-1] // runs
+    for start in range(0, runs * size, size):
+
+        def part(x: Array, start: int = start) -> Array:
+            return x[..., start : start + size]
+
+        some = None
+        if gates is not None:
+            some = gates._replace(
+                scores=part(gates.scores), online=part(gates.online), blocks=part(gates.blocks)
+            )
+        yield (part(x), some), jax.tree.map(part, places)
 
 
 def ring_reader(
@@ -193,22 +250,22 @@ def ring_reader(
       kernel: implementation of the reads.
     """
     assert grid.context is not None
-    ring = Ring(grid.options, grid.context, grid.segments, grid.block_len)
+    ring = Ring(grid.options, grid.context, grid.run_segments, grid.block_len)
+    places = Places(grid.token_segment, None)
     if scores is None or online is None:
-        return RingReader(ring, kernel, weights, None, None)
+        return RingReader(ring, kernel, weights, None, places)
     # No block is known yet.
     gates = Gates(scores, grid.context.gather(descriptors), online, online[None][:0])
-    selected = None
     if grid.options.selected is not None:
-        selected = ring.select(gates, grid.options.selected)
+        places = Places(places.segment, ring.select(gates, places, grid.options.selected))
 
-    # One device's logits at a time: those of all would be the largest array.
+    # One run's logits at a time: those of all would be the largest array.
     @jax.checkpoint
-    def log_sum(source: Array) -> Array:
-        return jax.nn.logsumexp(ring.logits(gates, selected, source), 0)
+    def log_sum(run: Array) -> Array:
+        return jax.nn.logsumexp(ring.logits(gates, places, run), 0)
 
-    blocks = lax.map(log_sum, jnp.arange(grid.context.size))
-    return RingReader(ring, kernel, weights, gates._replace(blocks=blocks), selected)
+    blocks = lax.map(log_sum, jnp.arange(ring.runs))
+    return RingReader(ring, kernel, weights, gates._replace(blocks=blocks), places)
 
 
 def _log_sum(online: Array, blocks: Array) -> Array:

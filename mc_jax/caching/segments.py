@@ -53,7 +53,7 @@ class Grid:
       position: tokens before the call; the Python integer 0 for a fresh sequence, else an array.
       count: how many of the call's tokens are there, where the rest is padding; None for all.
       context: the devices that a fresh sequence is split over, of which this one has `length`
-        tokens; None if it has all.
+        tokens in one run or more; None if it has all.
     """
 
     options: Options
@@ -95,11 +95,27 @@ class Grid:
         return self.position % self.options.block_len
 
     @property
+    def runs(self) -> int:
+        """Runs of segments that follow each other in the sequence."""
+        return 1 if self.context is None else self.context.runs
+
+    @property
+    def run_segments(self) -> int:
+        """Segments of a run."""
+        return self.segments // self.runs
+
+    @property
+    def firsts(self) -> list[int | Array]:
+        """Absolute index of each run's first segment."""
+        if self.context is None:
+            return [self.position // self.options.block_len]
+        runs = (self.context.run(self.context.index, which) for which in range(self.runs))
+        return [run * self.run_segments for run in runs]
+
+    @property
     def first(self) -> int | Array:
         """Absolute index of the buffer's first segment."""
-        if self.context is not None:
-            return self.context.index * self.segments
-        return self.position // self.options.block_len
+        return self.firsts[0]
 
     @property
     def end(self) -> int | Array:
@@ -114,7 +130,8 @@ class Grid:
     @property
     def index(self) -> Array:
         """Absolute indices of the buffer's segments [segments]."""
-        return self.first + jnp.arange(self.segments)
+        steps = jnp.arange(self.run_segments)
+        return jnp.concatenate([first + steps for first in self.firsts])
 
     @property
     def valid(self) -> Array:
@@ -161,6 +178,10 @@ class Grid:
     def take(self, x: Array) -> Array:
         """The call's tokens [..., length] out of a buffer [..., tokens]."""
         return lax.dynamic_slice_in_dim(x, self.offset, self.length, -1)
+
+    def by_run(self, x: Array) -> list[Array]:
+        """[..., tokens] as [..., tokens of a run] for each run."""
+        return jnp.split(x, self.runs, -1)
 
     def by_segment(self, x: Array) -> Array:
         """[..., tokens] as [..., segments, block_len]."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from mc_jax.caching import Options
-from mc_jax.caching.context import EXCHANGES, Context
+from mc_jax.caching.context import EXCHANGES, PLACEMENTS, Context
 from mc_jax.caching.kernels import check_implementation
 from mc_jax.errors import InputError
 from mc_jax.memory import ACTIVATIONS, MEM_NORMS, get_rule, rule_names
@@ -62,6 +62,9 @@ class MemoryConfig(Settings):
     # How devices that share a sequence (mesh.context) get each other's memories: gather (each one
     # holds all of a layer while it reads them) | ring (they are passed on, and none does).
     exchange: str = "gather"
+    # Which part of a sequence each of those devices has: contiguous (one run of it) | zigzag (one
+    # run from the front and one from the back, so that all have as many memories to read).
+    placement: str = "contiguous"
     # auto | chunked | recurrent (the equations token by token, slow) | xla | pallas.
     implementation: str = "auto"
 
@@ -83,6 +86,7 @@ class MemoryConfig(Settings):
         self._check_choice("activation", tuple(ACTIVATIONS))
         self._check_choice("mem_norm", MEM_NORMS)
         self._check_choice("exchange", EXCHANGES)
+        self._check_choice("placement", PLACEMENTS)
         self._check_choice("implementation", MEMORY_IMPLEMENTATIONS)
         if not 0 < self.average_decay <= 1:
             raise InputError(self._path("average_decay"), self.average_decay, "above 0, up to 1")
@@ -242,7 +246,7 @@ class ModelConfig(Settings):
         memory = self.memory
         reach = max(memory.conv_width - 1, memory.window - 1 if memory.rule == "swla" else 0)
         try:
-            Context("context", memory.exchange).check(
+            Context("context", memory.exchange, memory.placement).check(
                 memory.options, get_rule(memory.rule), length // devices, reach
             )
         except InputError as error:

@@ -117,14 +117,14 @@ def mix(
     projected, kernel = inputs.qkv, inputs.kernel
     before = memory.conv_width - 1
     tail = None if cache is None else cache.tail.astype(projected.dtype)
-    if context_axis is not None:
-        last = projected[:, projected.shape[1] - before :]
-        tail = Context(context_axis, memory.exchange).from_before(last)
-    # Tokens last until the core, which has them so too.
-    qkv = tokens_last(projected, before)
-    qkv = nn.silu(causal_conv(kernel, qkv, tail))
-    q, k = jnp.unstack(unit(qkv[:, :, :2], axis=-2), axis=2)
-    q, k, v = (tokens_first(x) for x in (q, k, qkv[:, :, 2]))
+    if context_axis is None:
+        q, k, v = convolved(kernel, projected, tail)
+    else:
+        context = Context(context_axis, memory.exchange, memory.placement)
+        runs = jnp.split(projected, context.runs, 1)
+        tails = context.ends_before([run[:, run.shape[1] - before :] for run in runs])
+        parts = [convolved(kernel, *run) for run in zip(runs, tails, strict=True)]
+        q, k, v = (jnp.concatenate(x, 1) for x in zip(*parts, strict=True))
     y, kept = memory_caching(
         q,
         k,
@@ -147,6 +147,7 @@ def mix(
         implementation=None if memory.implementation == "auto" else memory.implementation,
         context_axis=context_axis,
         exchange=memory.exchange,
+        placement=memory.placement,
     )
     router = RouterInputs(q, k, inputs.u)
     if kept is None:
@@ -155,6 +156,23 @@ def mix(
         batch, _, *channels = projected.shape
         tail = jnp.zeros((batch, before, *channels), projected.dtype)
     return y, router, MemoryLayerCache(last_tokens(tail, projected, lengths), kept)
+
+
+def convolved(
+    kernel: Array, projected: Float[Array, "batch length 3 heads head_dim"], tail: Array | None
+) -> tuple[Array, Array, Array]:
+    """Queries, keys and values [batch, length, heads, head_dim], as the core takes them.
+
+    Args:
+      kernel: the convolution's.
+      projected: tokens that follow each other.
+      tail: those before the first that the convolution reaches; None for zeros.
+    """
+    # Tokens last until the core, which has them so too.
+    qkv = tokens_last(projected, kernel.shape[0] - 1)
+    qkv = nn.silu(causal_conv(kernel, qkv, tail))
+    q, k = jnp.unstack(unit(qkv[:, :, :2], axis=-2), axis=2)
+    return tokens_first(q), tokens_first(k), tokens_first(qkv[:, :, 2])
 
 
 def mix_on_mesh(

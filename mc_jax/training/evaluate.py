@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterable, Mapping
 
-import flax.linen as nn
 import jax
 import numpy as np
 
+from mc_jax.model import LanguageModel
 from mc_jax.training.sharding import Shardings, to_devices
 from mc_jax.training.step import Sums, batch_sums, means
 from mc_jax.typing import Array, Int, PyTree
@@ -14,7 +14,7 @@ HeldOut = Callable[[PyTree, Iterable[Mapping[str, np.ndarray]]], dict[str, float
 
 
 def make_held_out(
-    model: nn.Module, token_bytes: Int[Array, "vocab"] | None, shardings: Shardings
+    model: LanguageModel, token_bytes: Int[Array, "vocab"] | None, shardings: Shardings
 ) -> HeldOut:
     """Build `held_out(params, batches)`: the metrics of `step.means` over all `batches`."""
 

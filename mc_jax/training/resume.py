@@ -17,6 +17,7 @@ _FREE = (
     "model.remat",
     "model.memory.implementation",
     "model.memory.exchange",
+    "model.memory.placement",
     "model.attention.implementation",
     "data.workers",
     "data.cache_dir",

@@ -8,6 +8,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mc_jax.caching.context import in_zigzag
+from mc_jax.model import LanguageModel
+from mc_jax.sharding import active_mesh, constrain
 from mc_jax.training.fine_tuning import freeze
 from mc_jax.training.state import TrainState
 from mc_jax.typing import Array, Bool, Float, Int
@@ -48,16 +51,17 @@ def token_scores(
 
 
 def batch_sums(
-    model: nn.Module, params: Mapping, batch: Batch, token_bytes: Int[Array, "vocab"] | None
+    model: LanguageModel, params: Mapping, batch: Batch, token_bytes: Int[Array, "vocab"] | None
 ) -> Sums:
     """Run the model on a batch and add up, in float32.
 
     Args:
-      model: as for `token_scores`.
+      model: a `LanguageModel`.
       params: its parameters.
       batch: `inputs`, `targets`, `weights`, each [batch, length].
       token_bytes: bytes of text that each token stands for; None if the tokens are no text.
     """
+    batch = _laid_out(model, batch)
     loss_BL, correct_BL = token_scores(model, params, batch)
     targets, weights = batch["targets"], batch["weights"]
     text_bytes = None if token_bytes is None else jnp.sum(weights * token_bytes[targets])
@@ -69,6 +73,15 @@ def batch_sums(
     )
 
 
+def _laid_out(model: LanguageModel, batch: Batch) -> Batch:
+    """The batch with tokens in the order in which devices that share sequences have them."""
+    mesh, placement = active_mesh(), model.config.memory.placement
+    if mesh is None or mesh.shape["context"] == 1 or placement == "contiguous":
+        return batch
+    devices = mesh.shape["context"]
+    return {key: constrain(in_zigzag(x, devices), "batch", "length") for key, x in batch.items()}
+
+
 def means(sums: Sums) -> Metrics:
     """`loss` (nats per token), `accuracy` (on recall tasks: the recall), text's `bits_per_byte`."""
     metrics = {"loss": sums.loss / sums.weight, "accuracy": sums.correct / sums.weight}
@@ -78,7 +91,7 @@ def means(sums: Sums) -> Metrics:
 
 
 def make_train_step(
-    model: nn.Module,
+    model: LanguageModel,
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     microbatches: int,

@@ -12,6 +12,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 import mc_jax
+from mc_jax.caching.context import in_zigzag
 from tests.caching.cases import Case, assert_close, call, cast, make_inputs
 
 DEVICES = 4
@@ -42,10 +43,24 @@ PASSED_ON = [
     ("titans", "grm", "constant", "checkpoint", "context"),
     ("titans", "residual", "constant", "independent", "none"),
 ]
-ALL = [*((*names, "gather") for names in GATHERED), *((*names, "ring") for names in PASSED_ON)]
+# Of which every device has two runs, one from the front and one from the back.
+ZIGZAG = [
+    ("linear", "ssc", "constant", "independent", "context", "gather"),
+    ("swla", "soup", "constant", "independent", "position", "gather"),
+    ("dla", "residual", "constant", "independent", "none", "gather"),
+    ("linear", "ssc", "constant", "independent", "shared_query", "ring"),
+    ("swla", "residual", "constant", "independent", "none", "ring"),
+    ("dla", "grm", "constant", "independent", "position", "ring"),
+    ("titans", "soup", "constant", "independent", "context", "ring"),
+]
+ALL = [
+    *((*names, "gather", "contiguous") for names in GATHERED),
+    *((*names, "ring", "contiguous") for names in PASSED_ON),
+    *((*names, "zigzag") for names in ZIGZAG),
+]
 
 
-def split(case, exchange, inputs):
+def split(case, exchange, placement, inputs):
     """Outputs of the whole sequences, computed on all devices."""
     specs = dict.fromkeys(inputs, TOKENS) | {"params": PartitionSpec()}
     if case.gate in ("shared_query", "none"):
@@ -53,17 +68,32 @@ def split(case, exchange, inputs):
     mesh = jax.make_mesh((DEVICES,), ("context",), axis_types=(AxisType.Auto,))
 
     def run(inputs):
-        return call(case, inputs, context_axis="context", exchange=exchange)[0]
+        options = {"context_axis": "context", "exchange": exchange, "placement": placement}
+        return call(case, inputs, **options)[0]
 
-    return jax.shard_map(run, mesh=mesh, in_specs=(specs,), out_specs=TOKENS, check_vma=False)(
-        inputs
-    )
+    order = np.arange(inputs["v"].shape[1])
+    if placement == "zigzag":
+        runs = order.reshape(2 * DEVICES, -1)
+        order = np.concatenate([[runs[i], runs[-1 - i]] for i in range(DEVICES)]).ravel()
+
+    def ordered(name, spec):
+        return jax.tree.map(lambda x: x[:, order] if spec == TOKENS else x, inputs[name])
+
+    run = jax.shard_map(run, mesh=mesh, in_specs=(specs,), out_specs=TOKENS, check_vma=False)
+    y = run({name: ordered(name, spec) for name, spec in specs.items()})
+    return y[:, np.argsort(order)]
+
+
+def test_zigzag():
+    tokens = np.asarray(in_zigzag(np.arange(16)[None], 4)[0])
+    expected = [[0, 1, 14, 15], [2, 3, 12, 13], [4, 5, 10, 11], [6, 7, 8, 9]]
+    np.testing.assert_array_equal(tokens.reshape(4, 4), expected)
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("names", ALL, ids="-".join)
 def test_one_device(names):
-    *options, exchange = names
+    *options, exchange, placement = names
     case = Case(**dict(zip(NAMES, options, strict=True)))
     inputs = cast(make_inputs(case, 2 * DEVICES * case.segment_len), jnp.float64)
     weights = np.random.default_rng(1).normal(size=inputs["v"].shape)
@@ -72,7 +102,10 @@ def test_one_device(names):
         y = run(inputs)
         return jnp.sum(y * weights), y
 
-    forms = lambda inputs: call(case, inputs)[0], functools.partial(split, case, exchange)
+    forms = (
+        lambda inputs: call(case, inputs)[0],
+        functools.partial(split, case, exchange, placement),
+    )
     (y, gradient), (y_split, gradient_split) = (
         (aux, gradient)
         for gradient, aux in (
@@ -91,10 +124,16 @@ def test_one_device(names):
         (GATHERED[0], "gather", 7, "whole chunks of 3 tokens on every device"),
         (GATHERED[2], "ring", 12, "exchange: found 'ring'; allowed: gather for logarithmic"),
         (("dla", "grm", "logarithmic", "independent", "none"), "gather", 12, "segmentation: found"),
+        (PASSED_ON[1], "ring zigzag", 18, "whole segments of 6 tokens, an even number of them"),
+        (PASSED_ON[2], "ring zigzag", 12, "placement: found 'zigzag'; allowed: contiguous: only"),
+        (GATHERED[0], "gather zigzag", 12, "placement: found 'zigzag'; allowed: contiguous: only"),
+        (GATHERED[2], "gather zigzag", 12, "placement: found 'zigzag'; allowed: contiguous: only"),
+        (PASSED_ON[1], "ring spiral", 12, "placement: found 'spiral'; allowed: contiguous | zig"),
     ],
 )
 def test_refusals(names, exchange, tokens, message):
     case = Case(**dict(zip(NAMES, names, strict=True)))
     inputs = cast(make_inputs(case, DEVICES * tokens), jnp.float32)
+    exchange, *placement = exchange.split()
     with pytest.raises(mc_jax.InputError, match=message):
-        split(case, exchange, inputs)
+        split(case, exchange, *(placement or ["contiguous"]), inputs)

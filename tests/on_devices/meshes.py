@@ -43,7 +43,7 @@ def experiment(sizes, rule="linear", aggregation="grm", exchange="gather", model
     config.model.update(vocab_size=64, num_layers=2, dim=64, num_heads=8, mlp_dim=64)
     config.model.memory.update(rule=rule, aggregation=aggregation, exchange=exchange)
     config.model.memory.update(segment_len=4, chunk_len=4)
-    config.model.update(dict(model))
+    config.model.update_from_flattened_dict(dict(model))
     config.data.update(length=32, batch_size=16, eval_batch_size=16)
     config.data.mqar.update(vocab_size=64, pairs=(8,), eval_pairs=(8,))
     config.train.update(steps=STEPS, grad_accum=2, learning_rate=1e-3)
@@ -91,6 +91,7 @@ def test_same_losses_with_every_memory(kind):
     [
         ((1, 2, 2, 2), (("scan_layers", True), ("remat", "full"))),
         ((2, 2, 1, 2), (("pattern", ("sliding", "attention")), ("tie_embeddings", False))),
+        ((1, 2, 4, 1), (("memory.placement", "zigzag"),)),
     ],
 )
 def test_same_losses_with_other_models(sizes, model):
@@ -128,6 +129,11 @@ def test_everything_large_is_split():
         ((1, 4, 2, 1), {"dim": 68, "num_heads": 2}, "model.dim: found 68; allowed: a multiple"),
         ((4, 1, 2, 1), {"pattern": ("memory", "attention")}, "mesh.context: found 2; allowed: 1"),
         ((2, 1, 4, 1), {"memory.segment_len": 16}, "'8 tokens on a device'; allowed: whole segm"),
+        (
+            (1, 1, 8, 1),
+            {"memory.placement": "zigzag"},
+            "'4 tokens on a device'; allowed: whole seg",
+        ),
         ((1, 1, 8, 1), {"memory.conv_width": 6}, "'4 tokens on a device'; allowed: at least the 5"),
         (
             (1, 1, 8, 1),
