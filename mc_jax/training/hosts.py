@@ -9,7 +9,8 @@ import json
 import os
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from jax.experimental import multihost_utils
 
 import mc_jax
 from mc_jax.errors import InputError
+from mc_jax.training.cli import BAD_INPUT
 
 # A host that is silent for so long is lost, seconds; the others then end.
 HEARTBEAT = 30
-# Seconds that the others then have to close what they can.
+# Seconds that the others then have to close what they can; so has a host that has failed.
 CLOSING = 15
-# Their exit code.
-HOST_LOST = 3
+# Exit code of the others, and of a host that has failed by itself.
+HOST_LOST, FAILED = 3, 1
 
 
 class HostLostError(RuntimeError):
@@ -120,12 +122,27 @@ def check_same(config: Mapping[str, Any]) -> None:
             raise InputError(field, f"another one on host {hosts}", "the same on all hosts")
 
 
-def end_soon(message: str) -> None:
-    """End this process in a while, should closing what it has open wait for a host that is lost."""
+@contextmanager
+def not_held_up() -> Iterator[None]:
+    """What fails in here ends this host in a while, whatever the others do.
+
+    JAX leaves when all hosts do, and they may be waiting for this one: they have to find it lost.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if jax.distributed.is_initialized():
+            code = BAD_INPUT if isinstance(error, InputError) else FAILED
+            end_soon(f"{error!r}: this host has left the others", code)
+        raise
+
+
+def end_soon(message: str, code: int) -> None:
+    """End this process in a while, should closing what it has open wait for other hosts."""
 
     def end() -> None:
         print(message, file=sys.stderr, flush=True)
-        os._exit(HOST_LOST)
+        os._exit(code)
 
     timer = threading.Timer(CLOSING, end)
     timer.daemon = True

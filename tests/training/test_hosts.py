@@ -56,7 +56,8 @@ def test_a_host_is_killed_and_one_is_stopped(cluster):
 
 def test_hosts_that_differ_are_refused(cluster):
     run = cluster("differ")
-    processes = run.start_hosts(2, differ="--config.train.learning_rate=0.5")
+    # Refused by itself as well, on that host alone.
+    processes = run.start_hosts(2, differ="--config.model.num_heads=3")
     assert [process.wait(PATIENCE) for process in processes] == [2, 2]
     for host in (0, 1):
         assert "config: found 'another one on host 1'; allowed: the same on all hosts" in (
@@ -79,6 +80,21 @@ def test_hosts_that_differ_are_refused(cluster):
 def test_refusals(options, message):
     with pytest.raises(InputError, match=message):
         hosts.join(**options)
+
+
+def test_a_host_that_fails_alone_is_not_held_up(monkeypatch):
+    ended = []
+    monkeypatch.setattr(hosts, "end_soon", lambda message, code: ended.append((message, code)))
+    error = InputError("data.path", "a", "b")
+    for joined in (False, True):
+        monkeypatch.setattr(hosts.jax.distributed, "is_initialized", lambda joined=joined: joined)
+        for raised in (error, OSError("disk full")):
+            with pytest.raises(type(raised)), hosts.not_held_up():
+                raise raised
+        with hosts.not_held_up():
+            pass
+    assert [code for _, code in ended] == [2, 1]
+    assert "data.path: found 'a'" in ended[0][0] and "disk full" in ended[1][0]
 
 
 def test_code_that_differs_is_refused(monkeypatch):
