@@ -74,15 +74,18 @@ class Context:
                 )
                 raise InputError("segmentation", options.segmentation, allowed)
 
+    @jax.named_scope("exchange")
     def gather(self, tree: Any) -> Any:
         """Rows of all devices in the order of the sequence."""
         return jax.tree.map(lambda x: lax.all_gather(x, self.axis, tiled=True), tree)
 
+    @jax.named_scope("exchange")
     def from_before(self, tree: Any) -> Any:
         """What the device before holds; zeros on the first one."""
         pairs = [(i, i + 1) for i in range(self.size - 1)]
         return jax.tree.map(lambda x: lax.ppermute(x, self.axis, pairs), tree)
 
+    @jax.named_scope("exchange")
     def passed_on(self, tree: Any) -> Any:
         """What the device before holds, the last one's on the first."""
         pairs = [(i, (i + 1) % self.size) for i in range(self.size)]

@@ -121,10 +121,11 @@ def mix(
         last = projected[:, projected.shape[1] - before :]
         tail = Context(context_axis, memory.exchange).from_before(last)
     # Tokens last until the core, which has them so too.
-    qkv = tokens_last(projected, before)
-    qkv = nn.silu(causal_conv(kernel, qkv, tail))
-    q, k = jnp.unstack(unit(qkv[:, :, :2], axis=-2), axis=2)
-    q, k, v = (tokens_first(x) for x in (q, k, qkv[:, :, 2]))
+    with jax.named_scope("convolve"):
+        qkv = tokens_last(projected, before)
+        qkv = nn.silu(causal_conv(kernel, qkv, tail))
+        q, k = jnp.unstack(unit(qkv[:, :, :2], axis=-2), axis=2)
+        q, k, v = (tokens_first(x) for x in (q, k, qkv[:, :, 2]))
     y, kept = memory_caching(
         q,
         k,
