@@ -113,13 +113,31 @@ def check_same(config: Mapping[str, Any]) -> None:
     for file in sorted(package.rglob("*.py")):
         code.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
     experiment = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    digests = [np.frombuffer(x.digest(), np.uint8) for x in (experiment, code)]
-    everywhere = multihost_utils.process_allgather(np.stack(digests))
-    for i, field in enumerate(("config", "the code of mc_jax")):
-        other = np.flatnonzero(np.any(everywhere[:, i] != everywhere[0, i], axis=-1))
-        if other.size:
-            hosts = ", ".join(map(str, other))
-            raise InputError(field, f"another one on host {hosts}", "the same on all hosts")
+    for field, digest in (("config", experiment), ("the code of mc_jax", code)):
+        _check_alike(field, np.frombuffer(digest.digest(), np.uint8), "the same on all hosts")
+
+
+def check_shared(folder: Path, latest: int) -> None:
+    """Check that all hosts see one workdir.
+
+    Args:
+      folder: of the checkpoints, which the first host has made.
+      latest: the newest one that this host sees.
+
+    Raises:
+      InputError: on every host, naming those that see another one.
+    """
+    if several():
+        seen = np.array([folder.is_dir(), latest])
+        _check_alike("workdir", seen, "one folder for all hosts, on storage that they share")
+
+
+def _check_alike(field: str, mine: np.ndarray, allowed: str) -> None:
+    """Raise InputError on every host unless all have what the first has."""
+    everywhere = multihost_utils.process_allgather(mine)
+    other = np.flatnonzero(np.any(everywhere != everywhere[0], axis=-1))
+    if other.size:
+        raise InputError(field, f"another one on host {', '.join(map(str, other))}", allowed)
 
 
 @contextmanager

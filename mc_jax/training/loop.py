@@ -83,6 +83,7 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
         checkpoints = Checkpoints(workdir / "checkpoints", experiment.train.keep_checkpoints)
         stack.callback(checkpoints.close)
         start = checkpoints.latest or 0
+        hosts.check_shared(checkpoints.folder, start)
         if start:
             for change in check_same_run(checkpoints.config(start), experiment.to_json()):
                 _say(f"changed since step {start}: {change}")

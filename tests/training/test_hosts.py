@@ -66,6 +66,16 @@ def test_hosts_that_differ_are_refused(cluster):
     assert not (run.workdir / "checkpoints").exists()
 
 
+def test_a_workdir_that_is_not_shared_is_refused(cluster):
+    run = cluster("here")
+    processes = run.start_hosts(2, differ=f"--workdir={run.workdir.parent / 'elsewhere'}")
+    assert [process.wait(PATIENCE) for process in processes] == [2, 2]
+    for host in (0, 1):
+        assert (
+            "workdir: found 'another one on host 1'; allowed: one fold" in run.log(host).read_text()
+        )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -98,9 +108,10 @@ def test_a_host_that_fails_alone_is_not_held_up(monkeypatch):
 
 
 def test_code_that_differs_is_refused(monkeypatch):
-    digests = np.zeros((3, 2, 32), np.uint8)
-    digests[2, 1, 5] = 1
+    digests = np.zeros((2, 3, 32), np.uint8)  # of the config, of the code
+    digests[1, 2, 5] = 1
+    answers = iter(digests)
     monkeypatch.setattr(hosts, "several", lambda: True)
-    monkeypatch.setattr(hosts.multihost_utils, "process_allgather", lambda x: digests)
+    monkeypatch.setattr(hosts.multihost_utils, "process_allgather", lambda x: next(answers))
     with pytest.raises(InputError, match="the code of mc_jax: found 'another one on host 2'"):
         hosts.check_same({})
