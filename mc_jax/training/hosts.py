@@ -7,6 +7,7 @@ is shown, comes from the first one; errors come from any.
 import hashlib
 import json
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -58,6 +59,11 @@ def join(
     if given and len(given) < len(named):
         missing = ", ".join(name for name in named if name not in given)
         raise InputError("arguments", " ".join(given), f"all of {', '.join(named)}; not {missing}")
+    if given and distributed:
+        found = f"--distributed and {', '.join(given)}"
+        raise InputError("arguments", found, "one way to find the other hosts")
+    if coordinator is not None and not re.fullmatch(r".+:\d+", coordinator):
+        raise InputError("--coordinator", coordinator, "HOST:PORT, where the first host listens")
     if processes is not None and process is not None and not 0 <= process < processes:
         raise InputError("--process", process, f"an integer from 0 to {processes - 1}")
     try:

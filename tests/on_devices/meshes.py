@@ -176,6 +176,11 @@ def test_everything_large_is_split():
             {"memory.rule": "dla", "memory.segmentation": "logarithmic"},
             "model.memory.segmentation: found 'logarithmic'; allowed: constant",
         ),
+        (
+            (1, 1, 8, 1),
+            {"memory.implementation": "recurrent"},
+            "model.memory.implementation: found 'recurrent'; allowed: a chunk-parallel one",
+        ),
         ((8, 1, 1, 1), {}, "data.batch_size: found 20; allowed: a multiple of 16"),
         ((-1, -1, 1, 1), {}, "mesh: found 'data=-1, fsdp=-1'; allowed: -1 for one axis"),
         ((0, 1, 1, 1), {}, "mesh.data: found 0; allowed: an integer >= 1, or -1"),

@@ -53,13 +53,18 @@ def test_a_plan_adds_up():
     assert json.loads(json.dumps(found.to_json()))["fits"]
 
 
-def test_what_does_not_fit_says_what_to_change(capsys):
+def test_what_does_not_fit_says_what_to_change(capsys, tmp_path):
     overrides = (
         *("--config.model.dim=8192", "--config.model.num_heads=64", "--config.model.mlp_dim=32768"),
         *("--config.model.num_layers=8", "--config.data.length=1024", "--config.mesh.data=4"),
         *("--config.model.memory.segment_len=128", "--config.model.memory.chunk_len=64"),
     )
-    assert plan_command(["--config=configs/tiny.py:mqar", "--topology=v5e:2x2", *overrides]) == 1
+    command = ["--config=configs/tiny.py:mqar", "--topology=v5e:2x2", *overrides]
+    with pytest.raises(InputError, match="--json: found .*; allowed: a file in a folder that exis"):
+        plan_command([*command, f"--json={tmp_path}/none/plan.json"])
+    assert plan_command([*command, f"--json={tmp_path}/plan.json"]) == 1
+    written = json.loads((tmp_path / "plan.json").read_text())
+    assert not written["fits"] and written["memory"]["total"] > written["hbm"]
     text = capsys.readouterr().out
     assert "DOES NOT FIT" in text
     for change in ("scan_layers=True", "remat=full", "--config.mesh.fsdp=4", "more devices"):

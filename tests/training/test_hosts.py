@@ -84,6 +84,14 @@ def test_a_workdir_that_is_not_shared_is_refused(cluster):
             dict(coordinator="a:1", processes=2, process=2),
             "--process: found 2; allowed: an integer",
         ),
+        (
+            dict(coordinator="first", processes=2, process=1),
+            "--coordinator: found 'first'; allowed: HOST:PORT",
+        ),
+        (
+            dict(distributed=True, coordinator="a:1", processes=2, process=1),
+            "arguments: found '--distributed and --coordinator.*; allowed: one way",
+        ),
         (dict(distributed=True), "hosts: found '--distributed'; allowed: hosts that reach each"),
     ],
 )
