@@ -38,6 +38,7 @@ from mc_jax.training.cli import Parser, read_config, run
 DEFAULT_CONFIG = os.path.relpath(Path(__file__).parent / "configs" / "default.py")
 
 
+@hosts.not_held_up()
 def main() -> int:
     """Run the experiment that the command line describes; returns the exit code."""
     if sys.argv[1:2] == ["plan"]:

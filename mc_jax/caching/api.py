@@ -176,7 +176,8 @@ def _run(
     written = None
     # The kernels start from the rule's own initial state.
     if fresh and not token_wise and (context is None or options.resets):
-        written = write_on_kernel(options, rule, params, q, k, v, gates, kernel)
+        with jax.named_scope("compress"):
+            written = write_on_kernel(options, rule, params, q, k, v, gates, kernel)
 
     def head(q, k, v, u, gates, params, cache, lengths, written):
         if cache is None:

@@ -119,19 +119,23 @@ def chunked(
       context: the devices that a fresh sequence is split over; None if it is not.
     """
     grid = Grid(options, q.shape[1], 0 if fresh else cache.position, count, context)
-    if context is not None and not options.resets:
-        cache = cache._replace(state=arriving_state(rule, grid, params, k, v, gates, cache))
-    if on_kernel is None:
-        compressed = _compress(rule, grid, params, q, k, v, gates, cache)
-    else:
-        features = grid.place(on_kernel.features.T)
-        compressed = Compressed([State(on_kernel.ends)], [on_kernel.final], features)
-    keys = _summarise(grid, k, cache) if options.routed else None
-    stored = _store(rule, grid, compressed.ends, keys, cache, q.dtype)
+    with jax.named_scope("compress"):
+        if context is not None and not options.resets:
+            cache = cache._replace(state=arriving_state(rule, grid, params, k, v, gates, cache))
+        if on_kernel is None:
+            compressed = _compress(rule, grid, params, q, k, v, gates, cache)
+        else:
+            features = grid.place(on_kernel.features.T)
+            compressed = Compressed([State(on_kernel.ends)], [on_kernel.final], features)
+    with jax.named_scope("store"):
+        keys = _summarise(grid, k, cache) if options.routed else None
+        stored = _store(rule, grid, compressed.ends, keys, cache, q.dtype)
     q = grid.place(q)
-    cached = _reader(grid, u, q, keys, stored, kernel)
-    read = read_mixed_maps if mixes_maps(options, rule.network) else read_and_mix
-    y = read(rule.network, norm_of(params), q, compressed.online, cached)
+    with jax.named_scope("gate"):
+        cached = _reader(grid, u, q, keys, stored, kernel)
+    with jax.named_scope("read"):
+        read = read_mixed_maps if mixes_maps(options, rule.network) else read_and_mix
+        y = read(rule.network, norm_of(params), q, compressed.online, cached)
     y = grid.take(y).astype(v.dtype)
     if context is not None:
         return y, None

@@ -99,6 +99,7 @@ class Context:
                 )
                 raise InputError("segmentation", options.segmentation, allowed)
 
+    @jax.named_scope("exchange")
     def gather(self, tree: Any) -> Any:
         """Rows of all devices in the order of the sequence."""
 
@@ -111,10 +112,12 @@ class Context:
 
         return jax.tree.map(one, tree)
 
+    @jax.named_scope("exchange")
     def from_before(self, tree: Any) -> Any:
         """What the device before holds; zeros on the first one."""
         return self._shift(tree, 1)
 
+    @jax.named_scope("exchange")
     def ends_before(self, ends: list[Array]) -> list[Array]:
         """For each run here, of its end in `ends`, that of the run before it; zeros if none is."""
         before = [self._shift(ends[0], 1)]
@@ -129,6 +132,7 @@ class Context:
         pairs = [(i, i + by) for i in range(self.size) if 0 <= i + by < self.size]
         return jax.tree.map(lambda x: lax.ppermute(x, self.axis, pairs), tree)
 
+    @jax.named_scope("exchange")
     def passed_on(self, tree: Any) -> Any:
         """What the device before holds, the last one's on the first."""
         pairs = [(i, (i + 1) % self.size) for i in range(self.size)]

@@ -244,6 +244,9 @@ class ModelConfig(Settings):
             )
             raise InputError("mesh.context", devices, allowed)
         memory = self.memory
+        if memory.implementation == "recurrent":
+            allowed = f"a chunk-parallel one with mesh.context={devices}"
+            raise InputError(memory._path("implementation"), memory.implementation, allowed)
         reach = max(memory.conv_width - 1, memory.window - 1 if memory.rule == "swla" else 0)
         try:
             Context("context", memory.exchange, memory.placement).check(

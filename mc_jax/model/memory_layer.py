@@ -169,10 +169,11 @@ def convolved(
       tail: those before the first that the convolution reaches; None for zeros.
     """
     # Tokens last until the core, which has them so too.
-    qkv = tokens_last(projected, kernel.shape[0] - 1)
-    qkv = nn.silu(causal_conv(kernel, qkv, tail))
-    q, k = jnp.unstack(unit(qkv[:, :, :2], axis=-2), axis=2)
-    return tokens_first(q), tokens_first(k), tokens_first(qkv[:, :, 2])
+    with jax.named_scope("convolve"):
+        qkv = tokens_last(projected, kernel.shape[0] - 1)
+        qkv = nn.silu(causal_conv(kernel, qkv, tail))
+        q, k = jnp.unstack(unit(qkv[:, :, :2], axis=-2), axis=2)
+        return tokens_first(q), tokens_first(k), tokens_first(qkv[:, :, 2])
 
 
 def mix_on_mesh(

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from mc_jax.errors import InputError
 from mc_jax.files import replace
 from mc_jax.planning.plan import plan
 from mc_jax.planning.report import describe
@@ -34,6 +35,8 @@ def plan_command(arguments: Sequence[str]) -> int:
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the plan there as well")
     options, overrides = parser.parse_known_args(arguments)
     experiment = check(read_config(options.config, overrides), read_data=False)
+    if options.json and not options.json.absolute().parent.is_dir():
+        raise InputError("--json", str(options.json), "a file in a folder that exists")
     found = plan(experiment, options.topology)
     print(describe(found, experiment))
     if options.json:

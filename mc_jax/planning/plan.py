@@ -43,8 +43,9 @@ class Plan:
       collectives: by kind, number and bytes that a device sends, of a step.
       flops: of a step on all devices: `model` (its equations), `hardware` (with what is computed
         again to save memory).
-      seconds: of a step, at the hardware's limits: `compute` (`hardware` FLOPs), `network`; and
-        `compiled`, the compiler's estimate for what it compiled itself, None where it has none.
+      seconds: of a step, at the hardware's limits: `compute` (`hardware` FLOPs), `state` (HBM, for
+        parameters and optimizer to be read and written once) and `network`; and `compiled`, the
+        compiler's estimate for what it compiled itself. None where it is not known.
       seconds_to_compile: the compiler's own time.
     """
 
@@ -75,7 +76,7 @@ class Plan:
     @property
     def least_seconds(self) -> float:
         """Of a step, by the roofline."""
-        return max(self.seconds["compute"] or 0.0, self.seconds["network"] or 0.0)
+        return max(self.seconds[name] or 0.0 for name in ("compute", "state", "network"))
 
     def to_json(self) -> dict[str, Any]:
         """All of it, of JSON's types."""
@@ -128,7 +129,7 @@ def plan(experiment: Experiment, topology: str) -> Plan:
         memory=memory,
         collectives=collectives,
         flops=flops,
-        seconds=_seconds(hardware, len(devices), flops["hardware"], collectives, cycles),
+        seconds=_seconds(hardware, len(devices), flops["hardware"], memory, collectives, cycles),
         seconds_to_compile=elapsed,
     )
 
@@ -193,12 +194,15 @@ def _seconds(
     hardware: Hardware,
     devices: int,
     flops: float,
+    memory: dict[str, int],
     collectives: dict[str, tuple[int, float]],
     cycles: float | None,
 ) -> dict[str, float | None]:
     sent = sum(size for _, size in collectives.values())
+    state = memory.get("parameters", 0) + memory.get("optimizer", 0)
     return {
         "compute": flops / devices / hardware.flops,
+        "state": 2 * state / hardware.bandwidth if state else None,
         "network": None if hardware.links is None else sent / hardware.links,
         "compiled": cycles / hardware.clock if cycles and hardware.clock else None,
     }

@@ -39,13 +39,13 @@ def describe(plan: Plan, experiment: Experiment) -> str:
 
 def _time(plan: Plan) -> list[str]:
     """Time of a step and of the experiment."""
-    compute, network, compiled = (plan.seconds[name] for name in ("compute", "network", "compiled"))
-    least = plan.least_seconds
+    names = ("compute", "state", "network")
+    limits = [f"{name} {_seconds(plan.seconds[name])}" for name in names]
+    compiled, least = plan.seconds["compiled"], plan.least_seconds
     lines = [
         f"FLOPs of a step: {plan.flops['model']:.3g} (model), "
         f"{plan.flops['hardware']:.3g} with what is computed again",
-        f"time of a step at the hardware's limits: compute {compute:.3f} s, network "
-        + ("unknown" if network is None else f"{network:.3f} s"),
+        f"time of a step at the hardware's limits: {', '.join(limits)}",
     ]
     if compiled is not None:
         lines.append(
@@ -59,6 +59,10 @@ def _time(plan: Plan) -> list[str]:
         f"{days:.1f} days, and {2 * days:.1f} at half of that speed",
     ]
     return lines
+
+
+def _seconds(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f} s"
 
 
 def advice(plan: Plan, experiment: Experiment) -> list[str]:
@@ -75,7 +79,7 @@ def advice(plan: Plan, experiment: Experiment) -> list[str]:
         moved = f"--config.mesh.data=1 --config.mesh.fsdp={plan.mesh['data'] * plan.mesh['fsdp']}"
         found.append(f"{moved}: splits parameters and optimizer over the copies")
     rows = config.data.batch_size // (train.grad_accum * plan.mesh["data"] * plan.mesh["fsdp"])
-    if rows > 1:
+    if rows % 2 == 0:
         found.append(f"--config.train.grad_accum={2 * train.grad_accum}: half as much at a time")
     found += _exchange(model, plan)
     found.append("more devices in --topology")
@@ -84,7 +88,9 @@ def advice(plan: Plan, experiment: Experiment) -> list[str]:
 
 
 def _exchange(model: ModelConfig, plan: Plan) -> list[str]:
-    if plan.mesh["context"] > 1 and "memory" in model.pattern:
+    if set(model.pattern) != {"memory"}:
+        return []  # attention does not reach over devices
+    if plan.mesh["context"] > 1:
         constant = model.memory.segmentation == "constant"
         if model.memory.exchange == "gather" and constant:
             ring = "--config.model.memory.exchange=ring: no device holds all memories of a layer"

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
@@ -141,10 +143,11 @@ class Checkpoints:
         Raises:
           InputError: the step is damaged.
         """
-        return self._restore(step, config=ocp.args.JsonRestore())["config"]
+        self._check(step, "config/")
+        return self._read(step, config=ocp.args.JsonRestore())["config"]
 
     def restore(self, step: int, target: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """Load a step.
+        """Load a step; to be called on all hosts, each of which checks a share of the files.
 
         Args:
           step: its number.
@@ -156,7 +159,8 @@ class Checkpoints:
         Raises:
           InputError: the step is damaged.
         """
-        items = self._restore(
+        self._check_together(step)
+        items = self._read(
             step, state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore()
         )
         return items["state"], items["data"]
@@ -190,10 +194,6 @@ class Checkpoints:
             (folder,) = self.folder.glob(f"{self._saving}.orbax-checkpoint-tmp*")
             checksums.write(folder)
 
-    def _restore(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:
-        self._check(step)
-        return self._read(step, **items)
-
     def _read(self, step: int, **items: ocp.args.CheckpointArgs) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
@@ -207,6 +207,15 @@ class Checkpoints:
         damaged = checksums.damaged(self.folder / str(step), part)
         if damaged:
             raise self._error(step, f"{damaged} is missing or has changed")
+
+    def _check_together(self, step: int) -> None:
+        """`_check` of all files, by all hosts."""
+        share, shares = jax.process_index(), jax.process_count()
+        damaged = checksums.damaged(self.folder / str(step), share=share, shares=shares)
+        everywhere = multihost_utils.process_allgather(np.array(damaged is not None))
+        if np.any(everywhere):
+            name = damaged or f"a file that host {np.argmax(everywhere)} names"
+            raise self._error(step, f"{name} is missing or has changed")
 
     def _error(self, step: int, found: str) -> InputError:
         earlier = [other for other in self._folders() if other < step]

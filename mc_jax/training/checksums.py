@@ -18,7 +18,7 @@ def write(folder: Path) -> None:
     (folder / _NAME).write_text(json.dumps(sums))
 
 
-def damaged(folder: Path, part: str = "") -> str | None:
+def damaged(folder: Path, part: str = "", share: int = 0, shares: int = 1) -> str | None:
     """Name the first file that is missing or differs from its checksum, or None.
 
     A checkpoint without checksums passes.
@@ -26,6 +26,8 @@ def damaged(folder: Path, part: str = "") -> str | None:
     Args:
       folder: the checkpoint.
       part: start of the names that are looked at; all by default.
+      share: which of `shares` equal shares of these files, from 0.
+      shares: how many there are; 1 for all files.
     """
     if not (folder / _NAME).exists():
         return None
@@ -33,9 +35,10 @@ def damaged(folder: Path, part: str = "") -> str | None:
         sums = json.loads((folder / _NAME).read_text())
     except ValueError:
         return _NAME
-    for name, checksum in sums.items():
+    names = [name for name in sums if name.startswith(part)]
+    for name in names[share::shares]:
         path = folder / name
-        if name.startswith(part) and not (path.is_file() and _checksum(path) == checksum):
+        if not (path.is_file() and _checksum(path) == sums[name]):
             return name
     return None
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from mc_jax.errors import InputError
 from mc_jax.model import LanguageModel, ModelConfig
 from mc_jax.training.checkpoint import load
 from mc_jax.training.config import TrainConfig
-from mc_jax.typing import PyTree
+from mc_jax.typing import Array, PyTree
 
 
 def name_of(path: tuple) -> str:
@@ -78,12 +79,15 @@ def other_params(model: ModelConfig, train: TrainConfig) -> PyTree:
 
 def start_from(params: PyTree, others: PyTree) -> PyTree:
     """Initial parameters, in their places those of another run where it has them."""
-    return jax.tree.map(
-        lambda other, x: x if other is None else jax.device_put(other, x.sharding),
-        others,
-        params,
-        is_leaf=lambda x: x is None,
-    )
+
+    def place(other: Array | None, x: Array) -> Array:
+        if other is None:
+            return x
+        whole = np.asarray(other)
+        # Some of the places may be on other hosts, which `device_put` does not reach.
+        return jax.make_array_from_callback(x.shape, x.sharding, lambda index: whole[index])
+
+    return jax.tree.map(place, others, params, is_leaf=lambda x: x is None)
 
 
 def _names(params: PyTree) -> dict:

@@ -7,9 +7,11 @@ is shown, comes from the first one; errors come from any.
 import hashlib
 import json
 import os
+import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,14 @@ from jax.experimental import multihost_utils
 
 import mc_jax
 from mc_jax.errors import InputError
+from mc_jax.training.cli import BAD_INPUT
 
 # A host that is silent for so long is lost, seconds; the others then end.
 HEARTBEAT = 30
-# Seconds that the others then have to close what they can.
+# Seconds that the others then have to close what they can; so has a host that has failed.
 CLOSING = 15
-# Their exit code.
-HOST_LOST = 3
+# Exit code of the others, and of a host that has failed by itself.
+HOST_LOST, FAILED = 3, 1
 
 
 class HostLostError(RuntimeError):
@@ -56,6 +59,11 @@ def join(
     if given and len(given) < len(named):
         missing = ", ".join(name for name in named if name not in given)
         raise InputError("arguments", " ".join(given), f"all of {', '.join(named)}; not {missing}")
+    if given and distributed:
+        found = f"--distributed and {', '.join(given)}"
+        raise InputError("arguments", found, "one way to find the other hosts")
+    if coordinator is not None and not re.fullmatch(r".+:\d+", coordinator):
+        raise InputError("--coordinator", coordinator, "HOST:PORT, where the first host listens")
     if processes is not None and process is not None and not 0 <= process < processes:
         raise InputError("--process", process, f"an integer from 0 to {processes - 1}")
     try:
@@ -111,21 +119,54 @@ def check_same(config: Mapping[str, Any]) -> None:
     for file in sorted(package.rglob("*.py")):
         code.update(file.relative_to(package).as_posix().encode() + file.read_bytes())
     experiment = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    digests = [np.frombuffer(x.digest(), np.uint8) for x in (experiment, code)]
-    everywhere = multihost_utils.process_allgather(np.stack(digests))
-    for i, field in enumerate(("config", "the code of mc_jax")):
-        other = np.flatnonzero(np.any(everywhere[:, i] != everywhere[0, i], axis=-1))
-        if other.size:
-            hosts = ", ".join(map(str, other))
-            raise InputError(field, f"another one on host {hosts}", "the same on all hosts")
+    for field, digest in (("config", experiment), ("the code of mc_jax", code)):
+        _check_alike(field, np.frombuffer(digest.digest(), np.uint8), "the same on all hosts")
 
 
-def end_soon(message: str) -> None:
-    """End this process in a while, should closing what it has open wait for a host that is lost."""
+def check_shared(folder: Path, latest: int) -> None:
+    """Check that all hosts see one workdir.
+
+    Args:
+      folder: of the checkpoints, which the first host has made.
+      latest: the newest one that this host sees.
+
+    Raises:
+      InputError: on every host, naming those that see another one.
+    """
+    if several():
+        seen = np.array([folder.is_dir(), latest])
+        _check_alike("workdir", seen, "one folder for all hosts, on storage that they share")
+
+
+def _check_alike(field: str, mine: np.ndarray, allowed: str) -> None:
+    """Raise InputError on every host unless all have what the first has."""
+    everywhere = multihost_utils.process_allgather(mine)
+    other = np.flatnonzero(np.any(everywhere != everywhere[0], axis=-1))
+    if other.size:
+        raise InputError(field, f"another one on host {', '.join(map(str, other))}", allowed)
+
+
+@contextmanager
+def not_held_up() -> Iterator[None]:
+    """What fails in here ends this host in a while, whatever the others do.
+
+    JAX leaves when all hosts do, and they may be waiting for this one: they have to find it lost.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if jax.distributed.is_initialized():
+            code = BAD_INPUT if isinstance(error, InputError) else FAILED
+            end_soon(f"{error!r}: this host has left the others", code)
+        raise
+
+
+def end_soon(message: str, code: int) -> None:
+    """End this process in a while, should closing what it has open wait for other hosts."""
 
     def end() -> None:
         print(message, file=sys.stderr, flush=True)
-        os._exit(HOST_LOST)
+        os._exit(code)
 
     timer = threading.Timer(CLOSING, end)
     timer.daemon = True

@@ -70,10 +70,11 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
       DivergedError: the loss or the gradient is not finite; says which checkpoint is good.
       HostLostError: another host of the run has left.
     """
-    experiment = check(config)
     hosts.check_joined()
+    # First, for a setting that is refused on one host only would leave the others waiting.
+    hosts.check_same(json.loads(config.to_json()))
+    experiment = check(config)
     check_devices(experiment, jax.device_count())
-    hosts.check_same(experiment.to_json())
     with ExitStack() as stack:
         phases = stack.enter_context(closing(Phases(60 * experiment.train.stuck_minutes)))
         if hosts.is_first():
@@ -82,6 +83,7 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
         checkpoints = Checkpoints(workdir / "checkpoints", experiment.train.keep_checkpoints)
         stack.callback(checkpoints.close)
         start = checkpoints.latest or 0
+        hosts.check_shared(checkpoints.folder, start)
         if start:
             for change in check_same_run(checkpoints.config(start), experiment.to_json()):
                 _say(f"changed since step {start}: {change}")
@@ -137,7 +139,7 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
                 f"in phase {phases.current!r} another host was lost, or the way to it ({reason}); "
                 "the same command on all hosts goes on from the last checkpoint"
             )
-            hosts.end_soon(lost)
+            hosts.end_soon(lost, hosts.HOST_LOST)
             raise HostLostError(lost) from None
 
 

@@ -46,8 +46,9 @@ def token_scores(
     """
     logits_BLV = jnp.asarray(model.apply({"params": params}, batch["inputs"]), jnp.float32)
     targets = batch["targets"]
-    loss_BL = optax.softmax_cross_entropy_with_integer_labels(logits_BLV, targets)
-    return loss_BL, jnp.argmax(logits_BLV, axis=-1) == targets
+    with jax.named_scope("loss"):
+        loss_BL = optax.softmax_cross_entropy_with_integer_labels(logits_BLV, targets)
+        return loss_BL, jnp.argmax(logits_BLV, axis=-1) == targets
 
 
 def batch_sums(
@@ -120,8 +121,9 @@ def make_train_step(
 
         zeros = jax.tree.map(jnp.zeros_like, state.params), Sums.zeros(text=token_bytes is not None)
         (gradient, sums), _ = jax.lax.scan(accumulate, zeros, _split(batch, microbatches))
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        with jax.named_scope("update"):
+            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
         metrics = means(sums) | {
             "grad_norm": optax.tree.norm(gradient),
             "lr": schedule(state.step),

@@ -4,6 +4,7 @@ import math
 
 import jax
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from mc_jax.model import LanguageModel, flops_per_token, param_count
 
@@ -57,6 +58,44 @@ def test_flops_of_attention_are_the_compilers(pattern):
     expected = length * flops_per_token(config, length) + unseen
     # What XLA counts beside matmuls: norms, softmax, rotary, residual sums.
     assert expected < compiled.cost_analysis()["flops"] < 1.1 * expected
+
+
+def products(jaxpr):
+    """FLOPs of all matrix products of a traced program."""
+    found = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            depth = math.prod(shape[axis] for axis in contracted)
+            found += 2 * depth * math.prod(equation.outvars[0].aval.shape)
+        inner = [products(other) for other in jaxprs_in_params(equation.params)]
+        if equation.primitive.name == "cond":
+            inner = [max(inner)]
+        found += equation.params.get("length", 1) * sum(inner)
+    return found
+
+
+@pytest.mark.parametrize("rule", BY_HAND)
+@pytest.mark.parametrize("aggregation", ["none", "residual", "grm", "soup"])
+def test_flops_of_memories_are_those_of_the_equations(rule, aggregation):
+    """Of the fifteenth token, which sees three cached memories, in the token-by-token form."""
+    before = 14
+    memory = dict(rule=rule, aggregation=aggregation, implementation="recurrent", chunk_len=4)
+    config = tiny.config(memory, dim=128, mlp_dim=64, vocab_size=128)
+    model = LanguageModel(config)
+
+    def extend(variables, tokens, cache=None):
+        return model.apply(variables, tokens, cache, method="extend")
+
+    tokens, token = (jax.ShapeDtypeStruct((1, n), "int32") for n in (before, 1))
+    variables = jax.eval_shape(model.init, jax.random.key(0), tokens)
+    _, cache = jax.eval_shape(extend, variables, tokens)
+    found = products(jax.make_jaxpr(extend)(variables, token, cache).jaxpr)
+    # Of means over a sequence, what its last token adds.
+    sums = [length * flops_per_token(config, length) for length in (before, before + 1)]
+    # Convolution, outer products of matrix memories and sums of reads are no matrix products.
+    assert 0.985 < found / (sums[1] - sums[0]) < 1
 
 
 def test_flops_of_reads_and_writes():

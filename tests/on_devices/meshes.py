@@ -8,6 +8,7 @@ Run on eight devices, by tests/training/test_mesh.py in part. All of it:
 import functools
 import itertools
 import math
+import shutil
 
 import jax
 import numpy as np
@@ -19,8 +20,10 @@ from mc_jax import data
 from mc_jax.errors import InputError
 from mc_jax.sharding import MeshConfig, make_mesh
 from mc_jax.sharding.config import AXES
+from mc_jax.training import train
 from mc_jax.training.experiment import check, check_devices
 from mc_jax.training.functions import functions_of
+from mc_jax.training.metrics import read
 from mc_jax.training.sharding import Shardings, to_devices
 
 STEPS = 20
@@ -105,6 +108,40 @@ def test_one_step_of_ssc():
     np.testing.assert_allclose(split[0], whole[0], rtol=1e-5)
 
 
+@pytest.fixture
+def six_steps(tmp_path):
+    """Workdir of six steps on one mesh, as if the run had been killed in the fifth."""
+    train(six((1, 2, 2, 2)), tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    return tmp_path
+
+
+def six(sizes):
+    config = ConfigDict(experiment(sizes).config)
+    with config.unlocked():
+        config.train.update(steps=6, checkpoint_every=3, tensorboard=False)
+    return config
+
+
+def test_a_run_goes_on_with_another_mesh(six_steps):
+    def losses():
+        return [record["loss"] for record in read(six_steps / "metrics.jsonl")]
+
+    before = losses()
+    train(six((4, 1, 1, 2)), six_steps)
+    after = losses()
+    assert after[:3] == before[:3] and len(after) == 6
+    np.testing.assert_allclose(after, before, rtol=1e-5)
+    # What only one of the devices that wrote it had.
+    shutil.rmtree(six_steps / "checkpoints" / "6")
+    shard = max(
+        (six_steps / "checkpoints" / "3").glob("state/**/d/*"), key=lambda x: x.stat().st_size
+    )
+    shard.unlink()
+    with pytest.raises(InputError, match="checkpoints/3: found .*is missing or has changed"):
+        train(six((4, 1, 1, 2)), six_steps)
+
+
 def test_everything_large_is_split():
     sizes = (1, 2, 2, 2)
     found = experiment(sizes, "titans")
@@ -144,6 +181,11 @@ def test_everything_large_is_split():
             (1, 1, 8, 1),
             {"memory.rule": "dla", "memory.segmentation": "logarithmic"},
             "model.memory.segmentation: found 'logarithmic'; allowed: constant",
+        ),
+        (
+            (1, 1, 8, 1),
+            {"memory.implementation": "recurrent"},
+            "model.memory.implementation: found 'recurrent'; allowed: a chunk-parallel one",
         ),
         ((8, 1, 1, 1), {}, "data.batch_size: found 20; allowed: a multiple of 16"),
         ((-1, -1, 1, 1), {}, "mesh: found 'data=-1, fsdp=-1'; allowed: -1 for one axis"),

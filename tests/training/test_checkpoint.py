@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mc_jax.errors import InputError
-from mc_jax.training import load
+from mc_jax.training import checksums, load
 from mc_jax.training.checkpoint import Checkpoints
 from mc_jax.training.sharding import data_parallel
 from mc_jax.training.state import TrainState
@@ -89,3 +89,13 @@ def test_a_damaged_step_names_the_one_before(workdir, part, damage):
     assert "move that folder out of the workdir to go on from step 40" in message
     (workdir / "checkpoints" / "50").rename(workdir.parent / f"{workdir.name}-damaged")
     assert load(workdir, "latest").step == 40
+
+
+def test_hosts_share_the_checking(workdir):
+    folder = workdir / "checkpoints" / "50"
+    for file in _parts(folder)[:4]:
+        content = file.read_bytes()
+        file.write_bytes(content[1:])
+        found = [checksums.damaged(folder, share=share, shares=3) for share in range(3)]
+        assert sorted(found, key=str) == [None, None, str(file.relative_to(folder))]
+        file.write_bytes(content)

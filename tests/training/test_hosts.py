@@ -56,13 +56,24 @@ def test_a_host_is_killed_and_one_is_stopped(cluster):
 
 def test_hosts_that_differ_are_refused(cluster):
     run = cluster("differ")
-    processes = run.start_hosts(2, differ="--config.train.learning_rate=0.5")
+    # Refused by itself as well, on that host alone.
+    processes = run.start_hosts(2, differ="--config.model.num_heads=3")
     assert [process.wait(PATIENCE) for process in processes] == [2, 2]
     for host in (0, 1):
         assert "config: found 'another one on host 1'; allowed: the same on all hosts" in (
             run.log(host).read_text()
         )
     assert not (run.workdir / "checkpoints").exists()
+
+
+def test_a_workdir_that_is_not_shared_is_refused(cluster):
+    run = cluster("here")
+    processes = run.start_hosts(2, differ=f"--workdir={run.workdir.parent / 'elsewhere'}")
+    assert [process.wait(PATIENCE) for process in processes] == [2, 2]
+    for host in (0, 1):
+        assert (
+            "workdir: found 'another one on host 1'; allowed: one fold" in run.log(host).read_text()
+        )
 
 
 @pytest.mark.parametrize(
@@ -73,6 +84,14 @@ def test_hosts_that_differ_are_refused(cluster):
             dict(coordinator="a:1", processes=2, process=2),
             "--process: found 2; allowed: an integer",
         ),
+        (
+            dict(coordinator="first", processes=2, process=1),
+            "--coordinator: found 'first'; allowed: HOST:PORT",
+        ),
+        (
+            dict(distributed=True, coordinator="a:1", processes=2, process=1),
+            "arguments: found '--distributed and --coordinator.*; allowed: one way",
+        ),
         (dict(distributed=True), "hosts: found '--distributed'; allowed: hosts that reach each"),
     ],
 )
@@ -81,10 +100,26 @@ def test_refusals(options, message):
         hosts.join(**options)
 
 
+def test_a_host_that_fails_alone_is_not_held_up(monkeypatch):
+    ended = []
+    monkeypatch.setattr(hosts, "end_soon", lambda message, code: ended.append((message, code)))
+    error = InputError("data.path", "a", "b")
+    for joined in (False, True):
+        monkeypatch.setattr(hosts.jax.distributed, "is_initialized", lambda joined=joined: joined)
+        for raised in (error, OSError("disk full")):
+            with pytest.raises(type(raised)), hosts.not_held_up():
+                raise raised
+        with hosts.not_held_up():
+            pass
+    assert [code for _, code in ended] == [2, 1]
+    assert "data.path: found 'a'" in ended[0][0] and "disk full" in ended[1][0]
+
+
 def test_code_that_differs_is_refused(monkeypatch):
-    digests = np.zeros((3, 2, 32), np.uint8)
-    digests[2, 1, 5] = 1
+    digests = np.zeros((2, 3, 32), np.uint8)  # of the config, of the code
+    digests[1, 2, 5] = 1
+    answers = iter(digests)
     monkeypatch.setattr(hosts, "several", lambda: True)
-    monkeypatch.setattr(hosts.multihost_utils, "process_allgather", lambda x: digests)
+    monkeypatch.setattr(hosts.multihost_utils, "process_allgather", lambda x: next(answers))
     with pytest.raises(InputError, match="the code of mc_jax: found 'another one on host 2'"):
         hosts.check_same({})

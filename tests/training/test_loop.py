@@ -10,6 +10,7 @@ import pytest
 from mc_jax.errors import InputError
 from mc_jax.training import DivergedError, Outcome, load, loop, train
 from mc_jax.training.metrics import is_time, read
+from mc_jax.training.sharding import BATCH_KEYS
 
 pytestmark = pytest.mark.usefixtures("compile_once")
 
@@ -97,6 +98,13 @@ def test_what_is_not_finite_stops_the_run(config, tmp_path):
     assert "last good checkpoint is that of step 3" in message
     assert load(tmp_path, "latest").step == 3
     assert all(np.isfinite(record["loss"]) for record in records(tmp_path))
+
+
+def test_nothing_but_the_batch_goes_to_the_devices(config, tmp_path, monkeypatch):
+    """A batch that is still on the host has to be taken there by the step itself."""
+    monkeypatch.setattr(loop, "to_devices", lambda batch, *rest: {k: batch[k] for k in BATCH_KEYS})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        train(config, tmp_path)
 
 
 def test_a_workdir_that_cannot_be_used(config, tmp_path):

@@ -1,5 +1,7 @@
 """Loss and metrics against numpy, and microbatches against the batch."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,9 @@ import numpy as np
 import optax
 import pytest
 
+from mc_jax.training.experiment import check
+from mc_jax.training.functions import functions_of
+from mc_jax.training.sharding import BATCH_KEYS, data_parallel
 from mc_jax.training.state import initial_state
 from mc_jax.training.step import Sums, batch_sums, make_train_step, means
 
@@ -94,3 +99,19 @@ def test_gradient_norm_shows_what_is_not_finite(batch):
     step = make_train_step(Overflow(), optimizer, optax.constant_schedule(1.0), 1, None)
     _, metrics = step(initial_state(Overflow(), optimizer, seed=0), batch)
     assert np.isfinite(metrics["loss"]) and not np.isfinite(metrics["grad_norm"])
+
+
+def test_a_profile_tells_the_parts_of_a_step(config):
+    """Of the forward and of the backward pass: by the names of a layer's parts."""
+    experiment = check(config)
+    functions = functions_of(experiment, data_parallel(), None)
+    shape = config.data.batch_size, config.data.length
+    batch = {key: jax.ShapeDtypeStruct(shape, jnp.int32) for key in BATCH_KEYS}
+    compiled = functions.train_step.lower(functions.state, batch).compile()
+    names = set(re.findall(r'op_name="([^"]*)"', compiled.as_text()))
+    backward = {name for name in names if "transpose(" in name}
+    forward = {name for name in names - backward if "jvp(" in name}
+    for part in ("qkv", "convolve", "compress", "gate", "read", "out", "mlp", "loss"):
+        for way in (forward, backward):
+            assert any(re.search(rf"\b{part}\b", name) for name in way), part
+    assert any("/update/" in name for name in names)
