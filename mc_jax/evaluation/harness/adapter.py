@@ -239,9 +239,7 @@ def _drawing(generation: dict[str, Any]) -> Drawing:
     return Drawing(max_new_tokens(generation), sampling, tuple(s for s in stop if s))
 
 
-def _batches(
-    numbers: list[int], prompts: Sequence[np.ndarray], size: int
-) -> Iterator[list[int]]:
+def _batches(numbers: list[int], prompts: Sequence[np.ndarray], size: int) -> Iterator[list[int]]:
     """Numbers in batches of prompts of like lengths, the longest first."""
     order = sorted(numbers, key=lambda i: -len(prompts[i]))
     for start in range(0, len(order), size):
