@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import warnings
 from pathlib import Path
 
 import datasets
@@ -140,5 +141,6 @@ def _keep_quiet() -> None:
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     datasets.logging.set_verbosity(logging.CRITICAL)
     datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", message="Using slow pure-python SequenceMatcher")
     # Resampling in processes forked from one with threads can hang.
     os.environ["DISABLE_MULTIPROC"] = "1"

@@ -30,18 +30,18 @@ class Source(NamedTuple):
 def local(source: Source, data_dir: Path | None) -> Source | None:
     """Where a data set is in `data_dir`, as `datasets.load_dataset` takes it, or None.
 
-    That is FOLDER/OWNER__NAME/CONFIG with files named after the splits, FOLDER/OWNER__NAME where
-    there is no folder of that config, or what `hf download` makes of the hub's repository there.
+    That is FOLDER/OWNER__NAME/CONFIG or FOLDER/OWNER__NAME with files named after the splits, or
+    FOLDER/OWNER__NAME with what `hf download` makes of the hub's repository.
     """
     if data_dir is None:
         return None
     folder = data_dir / source.path.replace("/", "__")
     if source.name and (folder / source.name).is_dir():
         return Source(str(folder / source.name), None)
-    if not folder.is_dir():
-        return None
-    # A repository of the hub says in its README which files are of which config.
-    return Source(str(folder), source.name if (folder / "README.md").is_file() else None)
+    if (folder / "README.md").is_file():  # of a repository: which files are of which config
+        return Source(str(folder), source.name)
+    files = folder.is_dir() and any(path.is_file() for path in folder.iterdir())
+    return Source(str(folder), None) if files else None
 
 
 def find(sources: Iterable[Source], data_dir: Path | None) -> dict[Source, Source]:

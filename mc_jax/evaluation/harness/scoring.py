@@ -5,8 +5,9 @@ two: models are causal, so that what stands behind a sequence changes nothing. L
 only for the places that are scored.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -46,6 +47,21 @@ class Score(NamedTuple):
     greedy: bool
 
 
+@functools.lru_cache(maxsize=4)
+def compiled_scores(model: nn.Module, shardings: Shardings) -> Any:
+    """`(params, tokens, at, targets) -> (log-probabilities, whether greedy)`, each [batch, places].
+
+    Compiled for each shape, and once for all scorers of a model.
+    """
+
+    def scores(params: PyTree, tokens: Array, at: Array, targets: Array) -> tuple[Array, Array]:
+        logits = jnp.asarray(model.apply({"params": params}, tokens, at), jnp.float32)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        return -loss, jnp.argmax(logits, -1) == targets
+
+    return jax.jit(scores, out_shardings=shardings.everywhere)
+
+
 class Scorer:
     """Scores items with one model."""
 
@@ -67,13 +83,7 @@ class Scorer:
         self.batch_size = batch_size
         self._shardings = shardings
         self.params = jax.device_put(params, shardings.everywhere)
-
-        def scores(params: PyTree, tokens: Array, at: Array, targets: Array) -> tuple[Array, Array]:
-            logits = jnp.asarray(model.apply({"params": params}, tokens, at), jnp.float32)
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-            return -loss, jnp.argmax(logits, -1) == targets
-
-        self.compiled = jax.jit(scores, out_shardings=shardings.everywhere)
+        self._compiled = compiled_scores(model, shardings)
 
     def __call__(self, items: Sequence[Item]) -> Iterator[tuple[int, Score]]:
         """Give the number of each item and its score, the longest items first."""
@@ -96,7 +106,7 @@ class Scorer:
             at[row, :scored] = np.arange(len(ids) - 1 - scored, len(ids) - 1)
             targets[row, :scored] = ids[len(ids) - scored :]
         batch = [jax.device_put(x, self._shardings.batch) for x in (tokens, at, targets)]
-        run = self._shardings.on_mesh(self.compiled)
+        run = self._shardings.on_mesh(self._compiled)
         logprobs, greedy = jax.device_get(run(self.params, *batch))
         return [
             Score(
