@@ -13,9 +13,9 @@ from mc_jax.errors import InputError
 try:
     import lm_eval.api  # noqa: F401 (only to see that it is there)
 except ImportError as error:
-    raise InputError(
-        "lm_eval", f"no module {error.name}", "pip install -r requirements-eval.txt"
-    ) from None
+    missing = str(error.name).partition(".")[0]
+    allowed = "what requirements-eval.txt installs (pip install -r requirements-eval.txt)"
+    raise InputError("lm_eval", f"no module {missing}", allowed) from None
 
 from mc_jax.evaluation.harness.adapter import MCJaxLM
 

@@ -77,13 +77,12 @@ def cut(doc: Doc, how: Cut, context: int, tokenizer: Tokenizer) -> dict[str, Any
     """
     text = doc[how.field].strip()
     if isinstance(how.question, str):
-        document, question, after = text, doc[how.question], ""
+        document, end, after = text, f". {doc[how.question]}", ""
     else:
         at = how.question({**doc, how.field: text})
-        document, question = text[:at].rstrip(), text[at:]
-        after = (text[len(document) : at] or " ") + question
-    # Two more: what stands between them.
-    room = context - ANSWER - len(tokenizer.encode(question)) - 2
+        document = text[:at].rstrip()
+        end = after = (text[len(document) : at] or " ") + text[at:]
+    room = context - ANSWER - len(tokenizer.encode(end))
     if room < 1:
         allowed = f"at least {context - room + 1}, for a question of this task and its answer"
         raise InputError("--context", context, allowed)

@@ -36,6 +36,9 @@ _FOLDERS = (
 )
 # Readers of files that `datasets` has itself: a task with one of these names its files.
 _READERS = ("json", "csv", "parquet", "text", "arrow")
+# This task means to ask for what the others of Based ask for, but lm-eval's default (256 tokens, up
+# to an empty line) is in its way.
+_GENERATION = {"squad_completion": {"until": ["\n"], "max_gen_toks": 48, "do_sample": False}}
 # Seed of the examples before a question; lm-eval's own.
 FEWSHOT_SEED = 1234
 
@@ -153,6 +156,8 @@ def load(
             changes = _changes(config, place, num_fewshot) if place else {}
             task = TaskFactory().build(index[name], overrides=changes, registry=index)
             assert isinstance(task, Task)
+            if name in _GENERATION:
+                task.set_config("generation_kwargs", _GENERATION[name])
             _set_fewshot(task, num_fewshot)
         except InputError:
             raise

@@ -4,7 +4,8 @@ import json
 
 SWDE = (
     "Duel at Diablo (1966) A western. Year of release: 1966. Directed by Ralph Nelson, with James "
-    "Garner and Sidney Poitier. " * 3
+    "Garner and Sidney Poitier. "
+    * 3
     + "\n\nSummary of information above...\ngenre: Western\nyear of release:"
 )
 
@@ -14,7 +15,7 @@ ROWS = {
         "wikitext-2-raw-v1",
         {
             "test": [
-                {"page": " = Robert <unk> = \n \n Robert is an English film actor , born in 1980 . \n"},
+                {"page": " = Robert <unk> = \n \n Robert is an English actor , born in 1980 . \n"},
                 {"page": " = Du Fu = \n \n He wrote 1 @,@ 500 poems ; few were read . \n"},
             ]
         },
@@ -24,7 +25,7 @@ ROWS = {
         {
             "test": [
                 {"text": "he took the lamp down from the wall and lit the lamp"},
-                {"text": "\"i know , \" she said , and so did he ; they both know"},
+                {"text": '"i know , " she said , and so did he ; they both know'},
                 {"text": "a b"},
             ]
         },
@@ -32,10 +33,21 @@ ROWS = {
     "baber/piqa": (
         None,
         {
+            "train": [{"goal": "open a jar", "sol1": "turn", "sol2": "sing", "label": 0}],
             "validation": [
-                {"goal": "dry a wet phone", "sol1": "put it in rice", "sol2": "in milk", "label": 0},
-                {"goal": "boil eggs", "sol1": "use a net", "sol2": "use a pot of water", "label": 1},
-            ]
+                {
+                    "goal": "dry a wet phone",
+                    "sol1": "put it in rice",
+                    "sol2": "in milk",
+                    "label": 0,
+                },
+                {
+                    "goal": "boil eggs",
+                    "sol1": "use a net",
+                    "sol2": "use a pot of water",
+                    "label": 1,
+                },
+            ],
         },
     ),
     "Rowan/hellaswag": (
@@ -157,10 +169,10 @@ ROWS = {
                 {
                     "doc_id": "56be4db0acb8001400a502ed",
                     "title": "Super_Bowl_50",
-                    "context": "The Denver Broncos beat the Carolina Panthers 24 to 10.",
+                    "context": "The Denver Broncos beat Carolina 24 to 10.",
                     "question": "Who won?",
                     "value": "Denver Broncos",
-                    "text": "The Denver Broncos beat the Carolina Panthers 24 to 10. The winner was the",
+                    "text": "The Denver Broncos beat Carolina 24 to 10. The winner was the",
                 },
                 {
                     "doc_id": "56d20362e7d4791d009025e8",
@@ -182,7 +194,7 @@ ROWS = {
                     "file_name": "K181525.txt",
                     "key": "510(k) number",
                     "value": "K181525",
-                    "text": "510(k) SUBSTANTIAL EQUIVALENCE. A. 510(k) Number: K181525 B. Purpose: new "
+                    "text": "SUBSTANTIAL EQUIVALENCE. A. 510(k) Number: K181525 B. Purpose: new "
                     "assay. C. Measurand: a drug.\n510(k) number:",
                 }
             ]
@@ -264,7 +276,7 @@ LONGBENCH = {
             all_classes=["Other location", "City", "location"],
         )
     ],
-    "gov_report": [_longbench("Rates rose.", "", ["the rates rose in the year"])],
+    "gov_report": [_longbench("Rates rose.", "", ["the rates rose in one year"])],
     "lcc": [_longbench("def f(x):\n", "", ["    return x + 1"], language="python")],
 }
 
