@@ -1,5 +1,6 @@
 """A text model that was never trained, as an export, and what its logits say directly."""
 
+import shutil
 import sys
 from typing import NamedTuple
 
@@ -71,6 +72,12 @@ def exported(experiment, direct, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
     export_weights(folder, Weights(experiment.to_dict(), direct.params, 7))
     return folder
+
+
+@pytest.fixture
+def workdir(exported, tmp_path):
+    """A copy of that folder, to write into."""
+    return shutil.copytree(exported, tmp_path / "model")
 
 
 @pytest.fixture(scope="session")

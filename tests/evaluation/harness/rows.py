@@ -33,7 +33,10 @@ ROWS = {
     "baber/piqa": (
         None,
         {
-            "train": [{"goal": "open a jar", "sol1": "turn", "sol2": "sing", "label": 0}],
+            "train": [
+                {"goal": "open a jar", "sol1": "turn", "sol2": "sing", "label": 0},
+                {"goal": "open a can", "sol1": "sing", "sol2": "turn", "label": 1},
+            ],
             "validation": [
                 {
                     "goal": "dry a wet phone",

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,11 +19,6 @@ from mc_jax.training.cli import run
 from tests.evaluation.harness import rows
 
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture
-def workdir(exported, tmp_path):
-    return shutil.copytree(exported, tmp_path / "model")
 
 
 def results(workdir):
@@ -59,10 +53,8 @@ def test_a_task_is_done_once(harness, workdir, data_dir, monkeypatch, capsys):
     assert (short["documents"], short["num_fewshot"]) == (1, 1)
     (sample,) = short["samples"]
     shot, question = sample["arguments"][0][0].split("\n\n")
-    assert (
-        shot == "Question: open a jar\nAnswer: turn"
-        and question == "Question: dry a wet phone\nAnswer:"
-    )
+    assert shot in [f"Question: open a {x}\nAnswer: turn" for x in ("jar", "can")]
+    assert question == "Question: dry a wet phone\nAnswer:"
     assert "samples" not in next(iter(first.values()))
     harness(*common, "--tasks=piqa", "--again")
     assert scored == [4, 4, 2, 4]
@@ -248,7 +240,7 @@ def test_files_that_are_damaged(refuse, exported, tmp_path):
     assert "data that the task piqa can read (" in line
     path.rename(path.with_name("test.jsonl"))
     line = refuse(f"--workdir={exported}", "--tasks=piqa", f"--data_dir={data}")
-    assert "no split 'validation' among ['test']" in line
+    assert "no split 'validation' among ['test', 'train']" in line
 
 
 def test_a_task_file_that_is_damaged(refuse, exported, tmp_path):

@@ -6,10 +6,13 @@ is told from generated text, is computed here from the rows.
 
 import json
 import math
+import shutil
+import sys
 
 import numpy as np
 import pytest
 
+import eval as program
 from mc_jax.evaluation.harness import MCJaxLM
 from mc_jax.evaluation.harness.tables import COLUMNS, GROUPS
 from tests.evaluation.harness import rows
@@ -32,11 +35,6 @@ def read(folder):
 @pytest.fixture(scope="module")
 def table1(exported, data_dir):
     """Results of the command, in a folder of its own."""
-    import shutil
-    import sys
-
-    import eval as program
-
     folder = shutil.copytree(exported, exported.parent / "table1")
     with pytest.MonkeyPatch.context() as patch:
         arguments = [f"--workdir={folder}", "--tasks=table1", f"--data_dir={data_dir}"]
@@ -201,16 +199,16 @@ ANSWERS = {
 }
 
 
-def test_table_3(harness, writes, exported, data_dir, capsys):
+def test_table_3(harness, writes, workdir, data_dir, capsys):
     prompts = writes(ANSWERS)
     harness(
-        f"--workdir={exported}",
+        f"--workdir={workdir}",
         "--tasks=table3",
         "--context=512,1024",
         "--max_length=1024",
         f"--data_dir={data_dir}",
     )
-    found = {key: result for key, result in read(exported).items() if key[1]}
+    found = {key: result for key, result in read(workdir).items() if key[1]}
     share = {
         "swde": 1,
         "squad_completion": 0.5,
@@ -238,7 +236,7 @@ def test_table_3(harness, writes, exported, data_dir, capsys):
         assert (how["max_gen_toks"], how["until"]) == (48, ["\n"])
 
 
-def test_longbench(harness, writes, exported, data_dir):
+def test_longbench(harness, writes, workdir, data_dir):
     writes(
         {
             "Question: Who met a fox?\n\nAnswer:": " The Mark, he met",
@@ -249,9 +247,9 @@ def test_longbench(harness, writes, exported, data_dir):
     )
     tasks = ",".join(f"longbench_{name}" for name in rows.LONGBENCH)
     harness(
-        f"--workdir={exported}", f"--tasks={tasks}", f"--data_dir={data_dir}", "--max_length=1024"
+        f"--workdir={workdir}", f"--tasks={tasks}", f"--data_dir={data_dir}", "--max_length=1024"
     )
-    found = {task: result for (task, _), result in read(exported).items()}
+    found = {task: result for (task, _), result in read(workdir).items()}
     # Of "mark he met" (without punctuation and articles) one word is one of "mark hunt"'s two, and
     # one is all of "he": 2 * 1/3 * 1 / (1/3 + 1).
     assert value(found["longbench_narrativeqa"], "qa_f1_score") == pytest.approx(0.5)
