@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint of a run on its held-out data; or on tasks, generate with it, or export it.
+"""Evaluate a checkpoint on held-out data or on benchmarks; or generate text with it, or export it.
 
   python eval.py --workdir=runs/default
       the newest checkpoint; --best for the one with the lowest held-out loss, --step=N for

@@ -55,7 +55,9 @@ def load(workdir: Path, which: str | int = "best", weights: bool = True) -> Save
             allowed = f"best, latest, or one of the steps {steps}"
             raise InputError("checkpoint", which, allowed if steps else "a run with a checkpoint")
         params = checkpoints.params(step) if weights else None
-        return Saved(step, ConfigDict(checkpoints.config(step)), params)
+        # The parameters have been checked with all the rest, or they are not to be read.
+        config = checkpoints.config(step, "config/")
+        return Saved(step, ConfigDict(config), params)
 
 
 class Checkpoints:
@@ -137,13 +139,17 @@ class Checkpoints:
         self._saving = step
         self._manager.save(step, args=items, metrics={_LOSS: held_out_loss})
 
-    def config(self, step: int) -> dict[str, Any]:
+    def config(self, step: int, part: str = "") -> dict[str, Any]:
         """The experiment that a step belongs to.
+
+        Args:
+          step: its number.
+          part: start of the names of the files that are checked; all by default.
 
         Raises:
           InputError: the step is damaged.
         """
-        self._check(step, "config/")
+        self._check(step, part)
         return self._read(step, config=ocp.args.JsonRestore())["config"]
 
     def restore(self, step: int, target: TrainState) -> tuple[TrainState, dict[str, Any]]:

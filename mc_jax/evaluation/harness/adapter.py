@@ -83,7 +83,7 @@ class MCJaxLM(TemplateLM):
         which = step if step is not None else "best" if best else "latest"
         size = check_batch(batch_size)
         subject = describe(Path(workdir), which, post_training_caching, tokenizer)
-        limit = Limit(max_length or subject.trained_length, too_long)
+        limit = Limit(subject.trained_length if max_length is None else max_length, too_long)
         limit.check()
         params = open_model(Path(workdir), subject.step).params
         self._prepare(subject, params, limit, size)

@@ -3,7 +3,8 @@
 A window of the document is kept that begins half its length before the first place where the
 answer (or for facts of a page, the fact's name) stands; where the task has no such place, or the
 answer does not stand in the document, the window begins at the head. What asks at the prompt's end
-is never cut. Window, question and 50 tokens for an answer make up the context.
+is not cut, or where it takes more than half of the room, its last line. Window, question and 50
+tokens for an answer make up the context.
 """
 
 import re
@@ -80,6 +81,8 @@ def cut(doc: Doc, how: Cut, context: int, tokenizer: Tokenizer) -> dict[str, Any
         document, end, after = text, f". {doc[how.question]}", ""
     else:
         at = how.question({**doc, how.field: text})
+        if len(tokenizer.encode(text[at:])) > (context - ANSWER) // 2:
+            at = max(at, text.rfind("\n") + 1)
         document = text[:at].rstrip()
         end = after = (text[len(document) : at] or " ") + text[at:]
     room = context - ANSWER - len(tokenizer.encode(end))

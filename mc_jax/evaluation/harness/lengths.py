@@ -65,8 +65,8 @@ class Limit(NamedTuple):
         longest = 0
         for instance in instances:
             if instance.request_type == "loglikelihood":
-                # The last token is predicted and not read.
-                text, more = "".join(instance.args), -1
+                # The last token is predicted and not read; one stands for a context that is none.
+                text, more = "".join(instance.args), -1 if instance.args[0] else 0
             elif instance.request_type == "generate_until":
                 text, more = instance.args[0], max_new_tokens(instance.args[1])
             else:  # rolling windows fit by themselves

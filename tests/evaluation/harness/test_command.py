@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import datasets
@@ -270,6 +272,23 @@ def test_without_lm_eval():
     assert found.returncode == 2
     (line,) = found.stderr.splitlines()
     assert "lm_eval: found 'no module lm_eval'" in line and "requirements-eval.txt" in line
+
+
+def test_the_hub_and_its_cache(monkeypatch, offline):
+    """Any answer of the hub will do; without one, what it has been asked for before."""
+    source = hub.Source("owner/name", None)
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *which: asked.append(which))
+    assert hub.find([source], None) == {source: source}
+    assert asked == [source] and constants.HF_HUB_OFFLINE
+    with HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        answering = threading.Thread(target=server.handle_request)
+        answering.start()
+        assert hub.find([source], None) == {source: source}
+        answering.join()
+    assert asked == [source] and not constants.HF_HUB_OFFLINE
 
 
 def test_where_data_are(tmp_path):

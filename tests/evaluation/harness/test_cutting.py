@@ -56,6 +56,15 @@ def test_the_question_at_the_end_stays(task, end, doc):
     assert window in DOCUMENT and len(window) > 300 - ANSWER - len(question) - 6
 
 
+def test_of_a_long_question_the_last_line_stays():
+    known = "".join(f"fact {i}: {i}\n" for i in range(40))
+    end = f"\n\nSummary of information above...\n{known}king:"
+    doc = {"text": DOCUMENT + end, "key": "king", "value": "Ur-Nammu"}
+    text = cut(doc, CUTS["swde"], 300, BYTES)["text"]
+    assert text.endswith("\nking:") and "Ur-Nammu" in text and "fact 39" not in text
+    assert len(BYTES.encode(text)) + ANSWER <= 300
+
+
 def test_a_fact_is_found_by_its_name_as_well():
     doc = {"text": f"{DOCUMENT}\n007:", "key": "007", "value": "Ur-Nammu"}
     assert cut(doc, CUTS["fda"], 200, BYTES)["text"].startswith("000 001")
