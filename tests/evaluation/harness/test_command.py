@@ -70,16 +70,20 @@ KILLED = """
 import os, signal, sys
 sys.argv = ["eval.py", "harness", *sys.argv[1:]]
 import eval as program
+from mc_jax.evaluation.harness import run
 from mc_jax.evaluation.harness.scoring import Scorer
-score, calls = Scorer._score, []
+answers, score, calls = [], Scorer._score, []
+class Caching(run.CachingLM):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        answers.append(self.dbdict)
 def killed(self, items):
     calls.append(1)
     if len(calls) == 3:
-        import time
-        time.sleep(1)  # what was answered is on its way to the disk
+        answers[0].commit()  # a thread writes them; wait for it
         os.kill(os.getpid(), signal.SIGKILL)
     return score(self, items)
-Scorer._score = killed
+run.CachingLM, Scorer._score = Caching, killed
 program.main()
 """
 
