@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint of a run on its held-out data; or generate text with it, or export it.
+"""Evaluate a checkpoint on held-out data or on benchmarks; or generate text with it, or export it.
 
   python eval.py --workdir=runs/default
       the newest checkpoint; --best for the one with the lowest held-out loss, --step=N for
@@ -19,6 +19,9 @@
 
   python eval.py export --workdir=runs/default --to=my-model
       the weights as safetensors, for other programs
+
+  python eval.py harness --workdir=runs/default --tasks=table1
+      the paper's tasks, or any, with the LM evaluation harness; --help says more
 
 Text models: bits per byte and perplexity, overall and by position in the context. Recall models:
 accuracy overall, by the number of key-value pairs and by the distance from value to query. For
@@ -43,7 +46,19 @@ from mc_jax.training.cli import (
     which_checkpoint,
 )
 
-COMMANDS = {"generate": generate_command, "export": export_command}
+
+def harness_command(arguments: list[str]) -> int:
+    """Run `eval.py harness`, which needs lm-eval; nothing else does."""
+    from mc_jax.evaluation.harness import cli
+
+    return cli.harness_command(arguments)
+
+
+COMMANDS = {
+    "generate": generate_command,
+    "export": export_command,
+    "harness": harness_command,
+}
 
 
 def main() -> int:

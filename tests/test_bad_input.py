@@ -130,6 +130,12 @@ def test_a_recall_model_writes_no_text(refuse, trained):
     refuse(eval_program, ["generate", f"--workdir={trained}", "--prompt=a"], "workdir", "on text")
 
 
+def test_a_recall_model_has_no_tasks_of_text(refuse, trained):
+    arguments = ["harness", f"--workdir={trained}", "--tasks=piqa"]
+    refuse(eval_program, arguments, "workdir", "on text")
+    refuse(eval_program, [*arguments, "--step=7"], "checkpoint", "7", "the steps [1, 2]")
+
+
 def test_caching_after_training_with_caching(refuse, trained):
     refuse(
         eval_program,

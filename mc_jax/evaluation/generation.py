@@ -26,7 +26,13 @@ from mc_jax.inference import (
 from mc_jax.inference.generation import check_ending, encode
 from mc_jax.inference.session import Session, load_session, save_session
 from mc_jax.inference.storage import WHEN_FULL
-from mc_jax.inference.weights import CONFIG, Weights, export_weights, import_weights
+from mc_jax.inference.weights import (
+    CONFIG,
+    Weights,
+    export_weights,
+    import_weights,
+    read_config,
+)
 from mc_jax.model import ModelConfig
 from mc_jax.training import Saved, load
 from mc_jax.training.cli import Parser, add_caching_option, add_checkpoint_options, which_checkpoint
@@ -133,16 +139,24 @@ def export_command(arguments: list[str]) -> int:
     return 0
 
 
-def open_model(folder: Path, which: str | int) -> Saved:
+def open_model(folder: Path, which: str | int, weights: bool = True) -> Saved:
     """The model of a run, or of a folder that `eval.py export` wrote.
+
+    Args:
+      folder: the run or the export.
+      which: of a run's checkpoints, see `mc_jax.training.load`.
+      weights: whether to read the parameters, which are None otherwise.
 
     Raises:
       InputError: neither, or a damaged one.
     """
     if (folder / "checkpoints").is_dir() or not (folder / CONFIG).is_file():
-        return load(folder, which)
-    weights = import_weights(folder)
-    return Saved(weights.step, ConfigDict(weights.config), weights.params)
+        return load(folder, which, weights)
+    if not weights:
+        experiment, step = read_config(folder)
+        return Saved(step, ConfigDict(experiment), None)
+    exported = import_weights(folder)
+    return Saved(exported.step, ConfigDict(exported.config), exported.params)
 
 
 def _add_storage_options(parser: Parser) -> None:

@@ -32,7 +32,7 @@ def summary(results: dict[str, Any]) -> str:
         [title, *(column for _, column, _ in columns)],
         *([label, *(_show(row[name], form) for name, _, form in columns)] for label, row in rows),
     ]
-    return "\n\n".join([_table(lines), _gates(results["gates"])])
+    return "\n\n".join([table(lines), _gates(results["gates"])])
 
 
 def _gates(gates: dict[str, Any]) -> str:
@@ -46,7 +46,7 @@ def _gates(gates: dict[str, Any]) -> str:
             " ".join(f"{x:.2f}" for x in layer[n]) for n in ("online", "on_answer") if n in layer
         ]
         lines.append([f"block {layer['block']}", *cells])
-    return _table(lines)
+    return table(lines)
 
 
 def _span(row: dict[str, Any]) -> str:
@@ -58,7 +58,7 @@ def _show(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _table(lines: Sequence[Sequence[str]]) -> str:
+def table(lines: Sequence[Sequence[str]]) -> str:
     """Columns of equal width, the first one to the left."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

@@ -55,7 +55,7 @@ def generate(
     config: ModelConfig,
     params: PyTree,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | Sequence[np.ndarray],
     *,
     max_tokens: int = 256,
     sampling: Sampling = AS_TRAINED,
@@ -70,7 +70,7 @@ def generate(
       config: the model.
       params: its parameters.
       tokenizer: of the text that the model was trained on.
-      prompts: texts of any lengths, none of them empty.
+      prompts: texts of any lengths, none of them empty; or their ids, arrays of integers.
       max_tokens: most tokens of a completion.
       sampling: how tokens are drawn. Those of one prompt do not depend on the others.
       storage: how cached memories are kept.
@@ -209,15 +209,20 @@ def _decode_block(
     return jax.lax.while_loop(unfinished, step, (tokens, state))
 
 
-def encode(tokenizer: Tokenizer, prompts: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Ids [batch, length] and lengths, None if all are the same.
+def encode(
+    tokenizer: Tokenizer, prompts: Sequence[str] | Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Ids [batch, length] of texts, or of arrays of ids, and lengths, None if all are the same.
 
     Raises:
       InputError: no prompt, or one without a token.
     """
     if isinstance(prompts, str) or not prompts:
         raise InputError("prompts", prompts, "a list of one or more texts")
-    ids = tokenizer.encode_batch(list(prompts))
+    if isinstance(prompts[0], str):
+        ids = tokenizer.encode_batch([str(text) for text in prompts])
+    else:
+        ids = [np.asarray(one) for one in prompts]
     for text, one in zip(prompts, ids, strict=True):
         if not len(one):
             raise InputError("prompt", text, "a text of at least one token")

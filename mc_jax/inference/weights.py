@@ -52,16 +52,27 @@ def import_weights(folder: Path) -> Weights:
     Raises:
       InputError: a file that is missing, not whole, or not of the model that config.json describes.
     """
-    path = folder / CONFIG
-    try:
-        about = json.loads(path.read_text())
-        experiment, step = about["experiment"], about["step"]
-        config = ModelConfig.from_dict(experiment["model"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(str(path), repr(error)[:80], "the config.json of an export") from None
+    experiment, step = read_config(folder)
+    config = ModelConfig.from_dict(experiment["model"])
     found, _ = arrays.read(folder / WEIGHTS)
     tokens = jnp.zeros((1, 2), jnp.int32)
     like = jax.eval_shape(LanguageModel(config).init, jax.random.key(0), tokens)["params"]
     return Weights(experiment, arrays.as_tree(folder / WEIGHTS, found, like), step)
+
+
+def read_config(folder: Path) -> tuple[dict[str, Any], int]:
+    """The experiment and the step that `export_weights` wrote down.
+
+    Raises:
+      InputError: a config.json that is missing, not whole, or of no model.
+    """
+    path = folder / CONFIG
+    try:
+        about = json.loads(path.read_text())
+        experiment, step = about["experiment"], about["step"]
+        ModelConfig.from_dict(experiment["model"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(str(path), repr(error)[:80], "the config.json of an export") from None
+    return experiment, step

@@ -108,16 +108,19 @@ class LanguageModel(nn.Module):
 
     config: ModelConfig
 
-    def __call__(self, tokens: Int[Array, "batch length"]) -> Float[Array, "batch length vocab"]:
+    def __call__(
+        self, tokens: Int[Array, "batch length"], at: Int[Array, "batch places"] | None = None
+    ) -> Float[Array, "batch places vocab"]:
         """Logits in float32 (float64 beside it); those at position t depend on tokens 0..t.
 
         Args:
           tokens: token ids.
+          at: positions whose logits are wanted; None for all, in order.
 
         Raises:
           InputError: `tokens` has not two axes.
         """
-        return self._logits(tokens, None, None)[0]
+        return self._logits(tokens, None, None, at=at)[0]
 
     def extend(
         self,
@@ -152,7 +155,12 @@ class LanguageModel(nn.Module):
 
     @nn.compact
     def _logits(
-        self, tokens: Array, past: Past | None, layers: Any, last: bool = False
+        self,
+        tokens: Array,
+        past: Past | None,
+        layers: Any,
+        last: bool = False,
+        at: Array | None = None,
     ) -> tuple[Array, Any]:
         """Logits, and the caches of the layers unless `past` is None."""
         if tokens.ndim != 2:
@@ -169,6 +177,8 @@ class LanguageModel(nn.Module):
         x, layers = self._blocks(x, past, layers)
         if last and past is not None:
             x = _last(x, past.lengths)
+        if at is not None:
+            x = jnp.take_along_axis(x, at[..., None], 1)
         x = nn.RMSNorm(dtype=config.compute_dtype, name="norm")(x)
         head = table if config.tie_embeddings else self.param("head", initial, shape)
         head = constrain(head.astype(x.dtype), "vocab", None)

@@ -35,12 +35,13 @@ class Saved(NamedTuple):
     params: PyTree
 
 
-def load(workdir: Path, which: str | int = "best") -> Saved:
+def load(workdir: Path, which: str | int = "best", weights: bool = True) -> Saved:
     """Load the model of a run.
 
     Args:
       workdir: the run.
       which: "best" (lowest held-out loss), "latest", or a step that is kept.
+      weights: whether to read the parameters, which are None otherwise.
 
     Raises:
       InputError: no run, no such checkpoint, or a damaged one.
@@ -55,7 +56,8 @@ def load(workdir: Path, which: str | int = "best") -> Saved:
         if step not in steps:
             allowed = f"best, latest, or one of the steps {steps}"
             raise InputError("checkpoint", which, allowed if steps else "a run with a checkpoint")
-        return Saved(step, ConfigDict(checkpoints.config(step)), checkpoints.params(step))
+        params = checkpoints.params(step) if weights else None
+        return Saved(step, ConfigDict(checkpoints.config(step)), params)
 
 
 class Checkpoints:

@@ -50,6 +50,15 @@ def test_sequences_of_a_batch_do_not_meet():
     assert float(jnp.abs(changed[1] - logits[1]).max()) > 0.1
 
 
+def test_logits_of_some_places():
+    """Each sequence has its own, in any order."""
+    params, ids = tiny.perturbed(HYBRID), tiny.tokens()
+    at = np.array([[10, 0, 3], [4, 4, 9]])
+    found = tiny.quick_jit(LanguageModel(HYBRID).apply)({"params": params}, ids, at)
+    whole = tiny.forward(HYBRID)(params, ids)
+    tiny.assert_close(found, jnp.take_along_axis(whole, at[..., None], 1), 1e-6)
+
+
 def test_bfloat16_is_close():
     rough = dataclasses.replace(HYBRID, dtype="bfloat16")
     params, ids = tiny.init(HYBRID), tiny.tokens()
