@@ -23,7 +23,7 @@ from mc_jax.inference import (
     prefill,
     stream,
 )
-from mc_jax.inference.generation import check_ending, encode
+from mc_jax.inference.generation import check_request, encode
 from mc_jax.inference.session import Session, load_session, save_session
 from mc_jax.inference.storage import WHEN_FULL
 from mc_jax.inference.weights import CONFIG, Weights, export_weights, import_weights
@@ -76,7 +76,7 @@ def generate_command(arguments: list[str]) -> int:
     storage = _storage(options)
     if options.save_session and not Path(options.save_session).parent.is_dir():
         raise InputError("--save_session", options.save_session, "a file in a folder that exists")
-    check_ending(options.max_tokens, options.stop)
+    check_request(options.max_tokens, options.stop, options.seed)
     text = _prompt(options.prompt, options.prompt_file, options.session)
     saved = open_model(Path(options.workdir), which_checkpoint(options))
     if saved.config.data.task != "text":

@@ -81,7 +81,7 @@ def generate(
     Raises:
       InputError: an empty prompt, or an option that is not allowed.
     """
-    check_ending(max_tokens, stop)
+    check_request(max_tokens, stop, seed)
     tokens, lengths = encode(tokenizer, prompts)
     state = prefill(config, params, tokens, lengths=lengths, storage=storage, progress=progress)
     texts = [_Text(tokenizer, stop, max_tokens) for _ in prompts]
@@ -114,7 +114,7 @@ def stream(
     Raises:
       InputError: an option that is not allowed.
     """
-    check_ending(max_tokens, stop)
+    check_request(max_tokens, stop, seed)
     text = _Text(tokenizer, stop, max_tokens)
     shown = 0
     state = (logits, cache)
@@ -215,7 +215,8 @@ def encode(tokenizer: Tokenizer, prompts: Sequence[str]) -> tuple[np.ndarray, np
     Raises:
       InputError: no prompt, or one without a token.
     """
-    if isinstance(prompts, str) or not prompts:
+    listed = isinstance(prompts, Sequence) and not isinstance(prompts, str)
+    if not listed or not prompts or not all(isinstance(text, str) for text in prompts):
         raise InputError("prompts", prompts, "a list of one or more texts")
     ids = tokenizer.encode_batch(list(prompts))
     for text, one in zip(prompts, ids, strict=True):
@@ -228,16 +229,19 @@ def encode(tokenizer: Tokenizer, prompts: Sequence[str]) -> tuple[np.ndarray, np
     return tokens, None if (lengths == lengths[0]).all() else lengths
 
 
-def check_ending(max_tokens: int, stop: Sequence[str]) -> None:
-    """Refuse ends of a text that are none.
+def check_request(max_tokens: int, stop: Sequence[str], seed: int) -> None:
+    """Refuse ends of a text that are none, and seeds that none can be.
 
     Raises:
       InputError: naming the option.
     """
-    if max_tokens < 1:
+    if not isinstance(max_tokens, int) or max_tokens < 1:
         raise InputError("max_tokens", max_tokens, "an integer >= 1")
-    if isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
+    listed = isinstance(stop, Sequence) and not isinstance(stop, str)
+    if not listed or not all(isinstance(s, str) and s for s in stop):
         raise InputError("stop", stop, "a list of strings, none of them empty")
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise InputError("seed", seed, f"an integer from 0 to {2**32 - 1}")
 
 
 class _Text:
