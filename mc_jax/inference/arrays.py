@@ -65,7 +65,7 @@ def read(path: Path) -> tuple[dict[str, jax.Array], dict[str, str]]:
         with safetensors.safe_open(path, framework="flax") as file:
             about = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
+    except (OSError, safetensors.SafetensorError) as error:
         raise InputError(str(path), str(error), "a whole safetensors file; this is none") from None
     if _DIGEST in about and about.pop(_DIGEST) != digest(arrays):
         raise InputError(str(path), "other values than were written", "the file as it was written")
