@@ -72,7 +72,8 @@ def generate(
       tokenizer: of the text that the model was trained on.
       prompts: texts of any lengths, none of them empty.
       max_tokens: most tokens of a completion.
-      sampling: how tokens are drawn. Those of one prompt do not depend on the others.
+      sampling: how tokens are drawn. Those of one prompt do not depend on the others, but on its
+        place among them: the same prompt twice is completed in two ways.
       storage: how cached memories are kept.
       stop: strings before which a completion ends.
       seed: of the random numbers.
