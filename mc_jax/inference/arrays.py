@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import safetensors
-import safetensors.flax
+import safetensors.numpy
 
 from mc_jax.errors import InputError
 from mc_jax.files import replace
@@ -46,7 +46,7 @@ def write(path: Path, tree: PyTree, about: Mapping[str, str]) -> None:
     """
     arrays = {name: np.asarray(leaf) for name, leaf in named(jax.device_get(tree)).items()}
     metadata = {**about, _DIGEST: digest(arrays)}
-    content = safetensors.flax.save({k: jax.numpy.asarray(v) for k, v in arrays.items()}, metadata)
+    content = safetensors.numpy.save(arrays, metadata)
     try:
         replace(path, content)
     except OSError as error:

@@ -10,7 +10,7 @@ import pytest
 from mc_jax import InputError
 from mc_jax.data.tokenizers import ByteTokenizer
 from mc_jax.inference import Completion, Sampling, decode_step, generate, prefill, stream
-from mc_jax.inference.generation import BLOCK, encode
+from mc_jax.inference.generation import BLOCK, _decode_block, encode
 from mc_jax.inference.sampling import draw, kept
 from mc_jax.model import LanguageModel
 from tests.model import tiny
@@ -18,6 +18,12 @@ from tests.model import tiny
 TOKENIZER = ByteTokenizer()
 PROMPTS = ["def main(", "x", "Grüße aus der Höhle, 1234567890"]
 GREEDY = Sampling(temperature=0)
+
+
+class NeverEnds(ByteTokenizer):
+    """With an end of the document that is not in the vocabulary."""
+
+    eos_id = 999
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +61,14 @@ def test_a_seed_gives_one_text_whatever_stands_beside_it(lm):
     assert draws[0] != draws[2]
     alone = generate(*lm, TOKENIZER, ["x"], max_tokens=20, seed=1)
     assert alone[0] == draws[0][0]
+
+
+def test_a_long_text_compiles_one_program(lm):
+    """However many segments end in it."""
+    before = _decode_block._cache_size()
+    (found,) = generate(*lm, NeverEnds(), ["x"], max_tokens=4 * BLOCK, sampling=GREEDY)
+    assert len(found.tokens) == 4 * BLOCK > 30 * lm[0].memory.segment_len
+    assert _decode_block._cache_size() == before + 1
 
 
 def test_stream_is_generate(lm):
