@@ -44,7 +44,9 @@ def write(path: Path, tree: PyTree, about: Mapping[str, str]) -> None:
     Raises:
       InputError: the file cannot be written.
     """
-    arrays = {name: np.asarray(leaf) for name, leaf in named(jax.device_get(tree)).items()}
+    host = named(jax.device_get(tree))
+    # In C order: safetensors writes an array's bytes as they lie.
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in host.items()}
     metadata = {**about, _DIGEST: digest(arrays)}
     content = safetensors.numpy.save(arrays, metadata)
     try:

@@ -207,7 +207,7 @@ def bytes_of_a_memory(
     config: ModelConfig, params: PyTree, storage: Storage, batch: int, cache: ModelCache | None
 ) -> int:
     """Bytes that one more cached memory takes, in all heads, layers and sequences together."""
-    unlimited = Keeper(config, dataclasses.replace(storage, budget=None, host=False), None)
+    unlimited = Keeper(config, Storage(form=storage.form), None)
 
     def with_one(params: PyTree, cache: ModelCache | None) -> ModelCache:
         if cache is None:

@@ -99,7 +99,8 @@ def test_a_session_that_is_not_whole(lm, saved):
 def test_weights_come_back_bit_for_bit(tmp_path):
     experiment = json.loads(tiny_experiment.get_config().to_json())
     config = ModelConfig.from_dict(experiment["model"])
-    params = jax.tree.map(np.asarray, tiny.perturbed(config))
+    # However they lie in memory.
+    params = jax.tree.map(np.asfortranarray, tiny.perturbed(config))
     folder = tmp_path / "new" / "model"
     export_weights(folder, Weights(experiment, params, 7))
     found = import_weights(folder)
