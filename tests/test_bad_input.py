@@ -88,6 +88,7 @@ REQUESTS = {
     "top_p": (["--prompt=a", "--top_p=1.5"], "top_p", "1.5", "up to 1"),
     "top_k": (["--prompt=a", "--top_k=-2"], "top_k", "-2", ">= 0"),
     "max_tokens": (["--prompt=a", "--max_tokens=0"], "max_tokens", "0", ">= 1"),
+    "seed": (["--prompt=a", "--seed=99999999999999999999"], "seed", "99999", "from 0 to"),
     "number": (["--prompt=a", "--max_tokens=many"], "arguments", "many"),
     "stop": (["--prompt=a", "--stop="], "stop", "['']", "none of them empty"),
     "no session": (["--session=/no/session"], "/no/session", "no such file"),

@@ -103,10 +103,15 @@ class SentencePieceTokenizer:
     def __init__(self, data: bytes, path: str):
         library = _library("sentencepiece")
         # A protocol buffer merges what is appended to it: this sets
-        # normalizer_spec.add_dummy_prefix = false, so that no space precedes a text.
+        # normalizer_spec.add_dummy_prefix = false, so that no space precedes a text,
         no_prefix = b"\x1a\x02\x18\x00"
+        # and this remove_extra_whitespaces = false, so that a decoded text keeps its first space.
+        keep_spaces = b"\x1a\x02\x20\x00"
         try:
             self._model = library.SentencePieceProcessor(model_proto=data + no_prefix)
+            self._decoder = library.SentencePieceProcessor(
+                model_proto=data + no_prefix + keep_spaces
+            )
             size = self._model.get_piece_size()
         except RuntimeError as error:
             raise InputError(_FIELD, path, "a SentencePiece model; this file is none") from error
@@ -131,7 +136,7 @@ class SentencePieceTokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of ids."""
-        return self._model.decode(_known(ids, self))
+        return self._decoder.decode(_known(ids, self))
 
 
 class HFTokenizer:

@@ -23,12 +23,13 @@ from mc_jax.inference import (
     prefill,
     stream,
 )
-from mc_jax.inference.generation import check_ending, encode
+from mc_jax.inference.generation import check_request, encode
 from mc_jax.inference.session import Session, load_session, save_session
 from mc_jax.inference.storage import WHEN_FULL
 from mc_jax.inference.weights import (
     CONFIG,
     Weights,
+    check_folder,
     export_weights,
     import_weights,
     read_config,
@@ -80,9 +81,9 @@ def generate_command(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
     storage = _storage(options)
-    if options.save_session and not Path(options.save_session).parent.is_dir():
-        raise InputError("--save_session", options.save_session, "a file in a folder that exists")
-    check_ending(options.max_tokens, options.stop)
+    if options.save_session:
+        _check_file("--save_session", Path(options.save_session))
+    check_request(options.max_tokens, options.stop, options.seed)
     text = _prompt(options.prompt, options.prompt_file, options.session)
     saved = open_model(Path(options.workdir), which_checkpoint(options))
     if saved.config.data.task != "text":
@@ -97,6 +98,8 @@ def generate_command(arguments: list[str]) -> int:
     session = None
     if options.session:
         session = load_session(Path(options.session), config, saved.params)
+        if (sequences := session.logits.shape[0]) != 1:
+            raise InputError("--session", f"{sequences} texts", "a session of one")
     started = time.perf_counter()
     if text or session is None:
         tokens, _ = encode(tokenizer, [text])
@@ -131,9 +134,11 @@ def export_command(arguments: list[str]) -> int:
     add_checkpoint_options(parser)
     parser.add_argument("--to", metavar="FOLDER", required=True, help="made if it is not there")
     options = parser.parse_args(arguments)
+    to = Path(options.to)
+    check_folder(to)
     saved = load(Path(options.workdir), which_checkpoint(options))
     params = jax.tree.map(np.asarray, saved.params)
-    export_weights(Path(options.to), Weights(saved.config.to_dict(), params, saved.step))
+    export_weights(to, Weights(saved.config.to_dict(), params, saved.step))
     count = sum(x.size for x in jax.tree.leaves(params))
     print(f"{count:,} parameters of step {saved.step} in {options.to}")
     return 0
@@ -148,15 +153,15 @@ def open_model(folder: Path, which: str | int, weights: bool = True) -> Saved:
       weights: whether to read the parameters, which are None otherwise.
 
     Raises:
-      InputError: neither, or a damaged one.
+      InputError: neither, or a damaged one; or a checkpoint of such a folder, which has no other.
     """
     if (folder / "checkpoints").is_dir() or not (folder / CONFIG).is_file():
         return load(folder, which, weights)
-    if not weights:
-        experiment, step = read_config(folder)
-        return Saved(step, ConfigDict(experiment), None)
-    exported = import_weights(folder)
-    return Saved(exported.step, ConfigDict(exported.config), exported.params)
+    config, step = read_config(folder)
+    if which not in ("latest", step):
+        allowed = f"no --best, and no --step but {step}: the one that was exported"
+        raise InputError("checkpoint", which, allowed)
+    return Saved(step, ConfigDict(config), import_weights(folder).params if weights else None)
 
 
 def _add_storage_options(parser: Parser) -> None:
@@ -206,21 +211,39 @@ def _tell_lost(config: ModelConfig, cache: ModelCache) -> None:
         )
 
 
+def _check_file(field: str, path: Path) -> None:
+    """Raise InputError if there can be no such file."""
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(field, str(path), "a file in a folder that exists")
+
+
 def _prompt(text: str | None, file: str | None, session: str | None) -> str:
-    """The prompt, from the option, the file or standard input."""
+    """The prompt, from the option, the file or standard input, exactly as it stands there."""
     if text is None and file is None and session is not None:
         return ""
-    if text is None and file in (None, "-"):
-        if sys.stdin.isatty():
-            print("reading the prompt from the terminal; end it with Ctrl-D", file=sys.stderr)
-        text = sys.stdin.read()
-    elif file is not None:
-        try:
-            text = Path(file).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                "--prompt_file", file, f"a text file that can be read ({error})"
-            ) from None
+    if text is None:
+        text = _read_standard_input() if file in (None, "-") else _read_file(Path(str(file)))
     if not text:
         raise InputError("prompt", text, "a text of at least one token")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError("--prompt", text, "a text in UTF-8") from None
     return text
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError) as error:
+        allowed = f"a text file that can be read ({error})"
+        raise InputError("--prompt_file", str(path), allowed) from None
+
+
+def _read_standard_input() -> str:
+    if sys.stdin.isatty():
+        print("reading the prompt from the terminal; end it with Ctrl-D", file=sys.stderr)
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise InputError("prompt", "standard input", f"a text in UTF-8 ({error})") from None

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import safetensors
-import safetensors.flax
+import safetensors.numpy
 
 from mc_jax.errors import InputError
 from mc_jax.files import replace
@@ -44,9 +44,11 @@ def write(path: Path, tree: PyTree, about: Mapping[str, str]) -> None:
     Raises:
       InputError: the file cannot be written.
     """
-    arrays = {name: np.asarray(leaf) for name, leaf in named(jax.device_get(tree)).items()}
+    host = named(jax.device_get(tree))
+    # In C order: safetensors writes an array's bytes as they lie.
+    arrays = {name: np.asarray(leaf, order="C") for name, leaf in host.items()}
     metadata = {**about, _DIGEST: digest(arrays)}
-    content = safetensors.flax.save({k: jax.numpy.asarray(v) for k, v in arrays.items()}, metadata)
+    content = safetensors.numpy.save(arrays, metadata)
     try:
         replace(path, content)
     except OSError as error:
@@ -65,7 +67,7 @@ def read(path: Path) -> tuple[dict[str, jax.Array], dict[str, str]]:
         with safetensors.safe_open(path, framework="flax") as file:
             about = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
+    except (OSError, safetensors.SafetensorError) as error:
         raise InputError(str(path), str(error), "a whole safetensors file; this is none") from None
     if _DIGEST in about and about.pop(_DIGEST) != digest(arrays):
         raise InputError(str(path), "other values than were written", "the file as it was written")

@@ -72,7 +72,8 @@ def generate(
       tokenizer: of the text that the model was trained on.
       prompts: texts of any lengths, none of them empty; or their ids, arrays of integers.
       max_tokens: most tokens of a completion.
-      sampling: how tokens are drawn. Those of one prompt do not depend on the others.
+      sampling: how tokens are drawn. Those of one prompt do not depend on the others, but on its
+        place among them: the same prompt twice is completed in two ways.
       storage: how cached memories are kept.
       stop: strings before which a completion ends.
       seed: of the random numbers.
@@ -81,7 +82,7 @@ def generate(
     Raises:
       InputError: an empty prompt, or an option that is not allowed.
     """
-    check_ending(max_tokens, stop)
+    check_request(max_tokens, stop, seed)
     tokens, lengths = encode(tokenizer, prompts)
     state = prefill(config, params, tokens, lengths=lengths, storage=storage, progress=progress)
     texts = [_Text(tokenizer, stop, max_tokens) for _ in prompts]
@@ -114,7 +115,7 @@ def stream(
     Raises:
       InputError: an option that is not allowed.
     """
-    check_ending(max_tokens, stop)
+    check_request(max_tokens, stop, seed)
     text = _Text(tokenizer, stop, max_tokens)
     shown = 0
     state = (logits, cache)
@@ -217,7 +218,8 @@ def encode(
     Raises:
       InputError: no prompt, or one without a token.
     """
-    if isinstance(prompts, str) or not prompts:
+    listed = isinstance(prompts, Sequence) and not isinstance(prompts, str)
+    if not listed or not prompts or not all(isinstance(text, str) for text in prompts):
         raise InputError("prompts", prompts, "a list of one or more texts")
     if isinstance(prompts[0], str):
         ids = tokenizer.encode_batch([str(text) for text in prompts])
@@ -233,16 +235,19 @@ def encode(
     return tokens, None if (lengths == lengths[0]).all() else lengths
 
 
-def check_ending(max_tokens: int, stop: Sequence[str]) -> None:
-    """Refuse ends of a text that are none.
+def check_request(max_tokens: int, stop: Sequence[str], seed: int) -> None:
+    """Refuse ends of a text that are none, and seeds that none can be.
 
     Raises:
       InputError: naming the option.
     """
-    if max_tokens < 1:
+    if not isinstance(max_tokens, int) or max_tokens < 1:
         raise InputError("max_tokens", max_tokens, "an integer >= 1")
-    if isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
+    listed = isinstance(stop, Sequence) and not isinstance(stop, str)
+    if not listed or not all(isinstance(s, str) and s for s in stop):
         raise InputError("stop", stop, "a list of strings, none of them empty")
+    if not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise InputError("seed", seed, f"an integer from 0 to {2**32 - 1}")
 
 
 class _Text:

@@ -11,8 +11,8 @@ def cache_after_training(config: ModelConfig, length: int, decay: float = 0.5) -
 
     Each segment of `length` tokens is compressed afresh, as the model was trained to, and tokens
     read a moving average over the segments, without learned weights: the running memory weighs 1,
-    the memory i segments back `decay**i`, and all are divided by their sum. Parameters stay as they
-    are.
+    the memory i segments back `decay**i` (all that lie `config.memory.position_slots - 1` or more
+    segments back the same), and all are divided by their sum. Parameters stay as they are.
 
     Args:
       config: a model whose memory layers have aggregation="none".

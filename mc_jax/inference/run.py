@@ -15,7 +15,7 @@ from tqdm import tqdm
 from mc_jax.errors import InputError
 from mc_jax.inference.storage import AS_IT_IS, SMALLEST, Storage, make_keeper
 from mc_jax.model import LanguageModel, ModelConfig
-from mc_jax.model.cache import ModelCache
+from mc_jax.model.cache import ModelCache, sequences_of
 from mc_jax.typing import Array, Float, Int, PyTree
 
 # Tokens that are read at a time: a long prompt takes the memory of its cache and such a piece.
@@ -50,14 +50,17 @@ def prefill(
       Logits of the token that follows each sequence's last one, and the cache.
 
     Raises:
-      InputError: tokens that are none, or not in the vocabulary; lengths that do not fit; memories
-        that cannot be kept so.
+      InputError: tokens that are none, or not in the vocabulary; lengths or a cache that do not
+        fit them; memories that cannot be kept so.
     """
     tokens = _checked(config, tokens)
     batch, length = tokens.shape
+    if cache is not None and (sequences := sequences_of(config, cache)) != batch:
+        raise InputError("cache", f"{sequences} sequences", f"as many as of tokens, {batch}")
     if lengths is not None:
         lengths = np.asarray(lengths)
-        if lengths.shape != (batch,) or lengths.min() < 1 or lengths.max() > length:
+        whole = np.issubdtype(lengths.dtype, np.integer) and lengths.shape == (batch,)
+        if not whole or lengths.min() < 1 or lengths.max() > length:
             allowed = f"{batch} integers from 1 to {length}"
             raise InputError("lengths", lengths.tolist(), allowed)
     if piece < SMALLEST or piece & (piece - 1):

@@ -30,9 +30,9 @@ class Session(NamedTuple):
 def fingerprint(config: ModelConfig, params: PyTree) -> str:
     """What is the same for two models only if they are the same, however they are computed."""
     values = dataclasses.asdict(config)
-    for group, name in ((values, "remat"), (values["memory"], "implementation")):
-        del group[name]
-    del values["attention"]["implementation"]
+    memory, attention = values["memory"], values["attention"]
+    del values["remat"], memory["implementation"], attention["implementation"]
+    del memory["exchange"], memory["placement"]
     weights = arrays.digest(arrays.named(jax.device_get(params)))
     return json.dumps(values, sort_keys=True) + weights
 

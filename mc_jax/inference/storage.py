@@ -61,7 +61,10 @@ class Storage:
             raise InputError("storage.form", self.form, " | ".join(FORMS))
         if self.when_full not in WHEN_FULL:
             raise InputError("storage.when_full", self.when_full, " | ".join(WHEN_FULL))
-        if self.budget is not None and self.budget < 1:
+        if self.budget is None:
+            if self.when_full != "drop":
+                raise InputError("storage.when_full", self.when_full, "this with a budget only")
+        elif not isinstance(self.budget, int) or self.budget < 1:
             raise InputError("storage.budget", self.budget, "a number of bytes, at least 1")
 
     def check(self, config: ModelConfig) -> None:
@@ -204,7 +207,7 @@ def bytes_of_a_memory(
     config: ModelConfig, params: PyTree, storage: Storage, batch: int, cache: ModelCache | None
 ) -> int:
     """Bytes that one more cached memory takes, in all heads, layers and sequences together."""
-    unlimited = Keeper(config, dataclasses.replace(storage, budget=None, host=False), None)
+    unlimited = Keeper(config, Storage(form=storage.form), None)
 
     def with_one(params: PyTree, cache: ModelCache | None) -> ModelCache:
         if cache is None:

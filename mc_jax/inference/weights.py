@@ -31,12 +31,31 @@ class Weights(NamedTuple):
     step: int
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder whose config.json is not an export's: a run's, say, or another program's.
+
+    Raises:
+      InputError: it is one.
+    """
+    path = folder / CONFIG
+    if not path.exists():
+        return
+    try:
+        exported = "mc_jax" in json.loads(path.read_text())
+    except (OSError, ValueError, TypeError):
+        exported = False
+    if not exported:
+        allowed = "a new file, or an earlier export's: this one is something else's"
+        raise InputError(str(path), "a file that would be replaced", allowed)
+
+
 def export_weights(folder: Path, weights: Weights) -> None:
     """Write model.safetensors, named by the modules that hold them, and config.json.
 
     Raises:
-      InputError: the folder cannot be written.
+      InputError: the folder cannot be written, or `check_folder` refuses it.
     """
+    check_folder(folder)
     about = {"mc_jax": __version__, "step": weights.step, "experiment": weights.config}
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -76,6 +76,11 @@ def last_tokens(before: Array, x: Array, lengths: Array | None) -> Array:
     return jnp.take_along_axis(both, index.reshape(*index.shape, *(1,) * (x.ndim - 2)), 1)
 
 
+def sequences_of(config: ModelConfig, cache: ModelCache) -> int:
+    """How many sequences a cache is of."""
+    return jax.tree.leaves(cache.layers)[0].shape[1 if config.scan_layers else 0]
+
+
 def make_room(
     config: ModelConfig, cache: ModelCache, length: int, most: int | None = None
 ) -> ModelCache:

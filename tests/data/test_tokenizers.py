@@ -125,6 +125,24 @@ def test_a_vocabulary_without_an_end_of_text_gets_one_more_id(tmp_path):
     assert tokenizer.encode("aba").tolist() == [2, 0]
 
 
+def test_a_sentencepiece_model_that_removes_spaces_keeps_those_of_its_ids(tmp_path):
+    """As the library trains them by default: a text that goes on from another starts with one."""
+    model = io.BytesIO()
+    lines = make_text(0, 3000).splitlines()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=model, vocab_size=300, model_type="bpe",
+        byte_fallback=True, minloglevel=2,
+    )  # fmt: skip
+    (tmp_path / "x.model").write_bytes(model.getvalue())
+    tokenizer = tokenizers.load(f"sentencepiece:{tmp_path}/x.model")
+    example = "one two three"
+    ids = tokenizer.encode(example)
+    parts = [tokenizer.decode(ids[:cut]) + tokenizer.decode(ids[cut:]) for cut in range(len(ids))]
+    assert parts == [example] * len(ids)
+    # What the model itself does to a text stays.
+    assert tokenizer.decode(tokenizer.encode("one  two ")) == "one two"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_token_bytes_add_up_over_the_held_out_windows(kind, models, use, corpus, documents):
     config = use("stdlib", eval_sources=(f"files:{corpus}",))

@@ -154,6 +154,7 @@ def test_few_programs_for_any_length():
         (np.array([[1, 24]]), {}, "tokens", "24"),
         (np.array([[1, 2]]), {"lengths": np.array([3])}, "lengths", "[3]"),
         (np.array([[1, 2]]), {"lengths": np.array([0])}, "lengths", "[0]"),
+        (np.array([[1, 2]]), {"lengths": np.array([1.5])}, "lengths", "[1.5]"),
         (np.array([[1, 2]]), {"piece": 48}, "piece", "48"),
     ],
 )
@@ -163,6 +164,14 @@ def test_bad_tokens(tokens, more, field, found):
         prefill(config, {}, tokens, **more)
     assert error.value.field == field
     assert found in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["linear-none", "hybrid-scanned", "transformer"])
+def test_a_cache_of_other_sequences(name):
+    config = model(name, "float32")
+    _, cache = prefill(config, params_of(config, "float32"), tiny.tokens(2, 16))
+    with pytest.raises(InputError, match="2 sequences"):
+        prefill(config, {}, tiny.tokens(1, 16), cache)
 
 
 def test_float64_needs_x64():

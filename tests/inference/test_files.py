@@ -76,7 +76,8 @@ def test_a_session_of_another_model(lm, saved):
         with pytest.raises(InputError, match="another model"):
             load_session(path, *model)
     # How it is computed is not what it is.
-    load_session(path, dataclasses.replace(config, remat="full"), params)
+    ring = dataclasses.replace(config.memory, exchange="ring")
+    load_session(path, dataclasses.replace(config, remat="full", memory=ring), params)
 
 
 def test_a_session_that_is_not_whole(lm, saved):
@@ -98,7 +99,8 @@ def test_a_session_that_is_not_whole(lm, saved):
 def test_weights_come_back_bit_for_bit(tmp_path):
     experiment = json.loads(tiny_experiment.get_config().to_json())
     config = ModelConfig.from_dict(experiment["model"])
-    params = jax.tree.map(np.asarray, tiny.perturbed(config))
+    # However they lie in memory.
+    params = jax.tree.map(np.asfortranarray, tiny.perturbed(config))
     folder = tmp_path / "new" / "model"
     export_weights(folder, Weights(experiment, params, 7))
     found = import_weights(folder)
@@ -117,6 +119,18 @@ def test_names_of_weights(tmp_path, lm):
     export_weights(tmp_path, Weights({"model": {}}, params, 0))
     names = safetensors.numpy.load_file(tmp_path / "model.safetensors").keys()
     assert {"embedding", "layers_0.block_0.mixer.qkv.kernel", "norm.scale"} <= set(names)
+
+
+def test_an_export_replaces_exports_only(tmp_path):
+    """A run, or another program's model, keeps its config.json."""
+    weights = Weights({"model": {}}, {"embedding": np.ones(3, np.float32)}, 0)
+    export_weights(tmp_path, weights)
+    export_weights(tmp_path, weights)
+    for content in ('{"model": {}}', "[]", "3", "text"):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(InputError, match="would be replaced"):
+            export_weights(tmp_path, weights)
+        assert (tmp_path / "config.json").read_text() == content
 
 
 @pytest.mark.parametrize("damage", ["no config", "no json", "other model", "no weights"])

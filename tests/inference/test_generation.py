@@ -10,7 +10,7 @@ import pytest
 from mc_jax import InputError
 from mc_jax.data.tokenizers import ByteTokenizer
 from mc_jax.inference import Completion, Sampling, decode_step, generate, prefill, stream
-from mc_jax.inference.generation import BLOCK, encode
+from mc_jax.inference.generation import BLOCK, _decode_block, encode
 from mc_jax.inference.sampling import draw, kept
 from mc_jax.model import LanguageModel
 from tests.model import tiny
@@ -18,6 +18,12 @@ from tests.model import tiny
 TOKENIZER = ByteTokenizer()
 PROMPTS = ["def main(", "x", "Grüße aus der Höhle, 1234567890"]
 GREEDY = Sampling(temperature=0)
+
+
+class NeverEnds(ByteTokenizer):
+    """With an end of the document that is not in the vocabulary."""
+
+    eos_id = 999
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +61,14 @@ def test_a_seed_gives_one_text_whatever_stands_beside_it(lm):
     assert draws[0] != draws[2]
     alone = generate(*lm, TOKENIZER, ["x"], max_tokens=20, seed=1)
     assert alone[0] == draws[0][0]
+
+
+def test_a_long_text_compiles_one_program(lm):
+    """However many segments end in it."""
+    before = _decode_block._cache_size()
+    (found,) = generate(*lm, NeverEnds(), ["x"], max_tokens=4 * BLOCK, sampling=GREEDY)
+    assert len(found.tokens) == 4 * BLOCK > 30 * lm[0].memory.segment_len
+    assert _decode_block._cache_size() == before + 1
 
 
 def test_stream_is_generate(lm):
@@ -135,6 +149,31 @@ def test_top_p_keeps_the_token_that_reaches_the_share():
         assert jnp.isfinite(kept(logits, Sampling(top_p=top_p))).sum() == count
 
 
+def test_of_equal_tokens_the_first_are_kept():
+    """As many as are asked for, and with one the token that greedy decoding takes."""
+    logits = jnp.array([[0.0, 2.0, 2.0, 2.0]])
+    kept_of = {k: jnp.isfinite(kept(logits, Sampling(top_k=k))).tolist() for k in (1, 2, 9)}
+    assert kept_of == {
+        1: [[False, True, False, False]],
+        2: [[False, True, True, False]],
+        9: [[True] * 4],
+    }
+    inside = jnp.isfinite(kept(jnp.zeros((1, 8)), Sampling(top_p=0.3)))
+    assert inside.tolist() == [[True] * 3 + [False] * 5]
+
+
+@pytest.mark.parametrize(
+    "sampling", [{"temperature": 1e-38}, {"temperature": 1e-320}, {"top_p": 1e-46}], ids=str
+)
+def test_the_smallest_values_take_the_most_likely_token(sampling):
+    """Neither overflows nor leaves nothing to draw from."""
+    logits = jnp.array([[1.0, 5.0, 3.0], [-1.0, -5.0, -3.0]])
+    assert draw(logits, jax.random.split(jax.random.key(0)), Sampling(**sampling)).tolist() == [
+        1,
+        0,
+    ]
+
+
 @pytest.mark.parametrize(
     ("values", "field"),
     [
@@ -157,10 +196,16 @@ def test_bad_sampling(values, field):
         ([], {}, "prompts"),
         ("one text", {}, "prompts"),
         (["a", ""], {}, "prompt"),
+        (["a", 3], {}, "prompts"),
         (["a"], {"max_tokens": 0}, "max_tokens"),
+        (["a"], {"max_tokens": 2.5}, "max_tokens"),
         (["a"], {"stop": "text"}, "stop"),
         (["a"], {"stop": [""]}, "stop"),
         (["a"], {"stop": [3]}, "stop"),
+        (["a"], {"stop": 3}, "stop"),
+        (["a"], {"stop": iter(["text"])}, "stop"),
+        (["a"], {"seed": 2**64}, "seed"),
+        (["a"], {"seed": 0.5}, "seed"),
     ],
 )
 def test_bad_requests_cost_nothing(monkeypatch, lm, prompts, more, field):

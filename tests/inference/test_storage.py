@@ -135,6 +135,8 @@ def test_a_session_keeps_its_form(tmp_path):
         ({"form": "int4"}, SSC, "storage.form", "bfloat16 | int8"),
         ({"when_full": "stop"}, SSC, "storage.when_full", "drop | merge"),
         ({"budget": 0}, SSC, "storage.budget", "at least 1"),
+        ({"budget": 2.5}, SSC, "storage.budget", "at least 1"),
+        ({"when_full": "merge"}, SSC, "storage.when_full", "with a budget only"),
         ({"budget": 100}, SSC, "storage.budget", "at least 1,280 bytes, 4 of 320 for each"),
         ({"host": True}, {"aggregation": "grm"}, "storage.host", "ssc with constant"),
         ({"form": "int8"}, {"aggregation": "none"}, "storage", "caches memories"),
