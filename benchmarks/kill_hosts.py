@@ -5,6 +5,7 @@
 Hosts are processes of this machine with two CPU devices each. The other host has to end with a
 message within a minute. The run then goes on, in turn, as one process with four devices and as two
 with two; in the end its losses are those of a run that was left alone, to 1e-6, every step once.
+Results: benchmarks/results/kill_hosts.json.
 """
 
 import argparse
@@ -21,9 +22,11 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import common
 from benchmarks.kill_resume import ROOT, Job, incomplete
 from mc_jax.training.metrics import read
 
+PACKAGES = ("jax", "jaxlib", "orbax-checkpoint")
 PATIENCE = 60
 MESH = ("--config.mesh.data=1", "--config.mesh.fsdp=2", "--config.mesh.context=2")
 
@@ -97,7 +100,7 @@ class Cluster(Job):
                 process.kill()
                 process.wait()
         text = self.log(1 - victim).read_text().strip()
-        return code, time.monotonic() - began, text[-600:]
+        return code, time.monotonic() - began, text[-6000:]
 
     def terminate_one(self, step: int, host: int) -> list[int]:
         """Start two hosts, send one of them SIGTERM after a step; returns the exit codes."""
@@ -105,6 +108,12 @@ class Cluster(Job):
         self.wait_for(step, processes)
         processes[host].send_signal(signal.SIGTERM)
         return [process.wait(PATIENCE) for process in processes]
+
+
+def last_words(said: str) -> str:
+    """The message of a host that ended: ours, or that of JAX's service before its stack."""
+    lines = [line for line in said.splitlines() if "lost" in line or "error" in line.lower()]
+    return (lines or said.splitlines())[-1][:200]
 
 
 def worst_difference(run: Path, reference: Path, steps: int) -> float:
@@ -139,14 +148,22 @@ def main() -> int:
         reference = Cluster(Path(folder) / "undisturbed", "configs/tiny.py:mqar", *overrides)
         reference.finish_on(2)
         run = Cluster(Path(folder) / "killed", "configs/tiny.py:mqar", *overrides)
-        late = 0
+        rows = []
         for kill in range(options.kills):
             room = options.steps * (kill + 1) // (options.kills + 1)
             step = max(rng.randint(1, room), run.last_step() + 2)
             code, seconds, said = run.kill_one(step, kill % 2, rng)
-            late += seconds > PATIENCE or code == 0
-            print(f"kill {kill + 1}, host {kill % 2} at step {step}: the other ended with {code} "
-                  f"after {seconds:.1f} s: {said.splitlines()[-1][:150]}", flush=True)  # fmt: skip
+            rows.append(
+                {
+                    "killed": kill % 2,
+                    "step": step,
+                    "exit_code": code,
+                    "seconds": round(seconds, 1),
+                    "goes_on_with": 1 if kill % 2 else 2,
+                    "said": last_words(said),
+                }
+            )
+            print(f"kill {kill + 1}: {rows[-1]}", flush=True)
             if kill % 2:
                 # A few steps on another number of hosts, stopped by SIGTERM.
                 (single,) = run.start_hosts(1)
@@ -156,7 +173,16 @@ def main() -> int:
         run.finish_on(1)
         worst = worst_difference(run.workdir, reference.workdir, options.steps)
     print(f"{options.steps} steps, each once; losses within {worst:.1e} of the undisturbed run's")
-    return int(late > 0 or worst > 1e-6)
+    settings = {"steps": options.steps, "mesh": MESH, "seed": options.seed}
+    whole = options.kills == parser.get_default("kills")
+    common.write_results(
+        "kill_hosts" if whole else None,
+        PACKAGES,
+        settings | {"largest_relative_difference_of_a_loss": worst},
+        rows,
+    )
+    late = any(row["seconds"] > PATIENCE or row["exit_code"] == 0 for row in rows)
+    return int(late or worst > 1e-6)
 
 
 if __name__ == "__main__":
