@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -148,7 +149,7 @@ def main() -> int:
         reference = Cluster(Path(folder) / "undisturbed", "configs/tiny.py:mqar", *overrides)
         reference.finish_on(2)
         run = Cluster(Path(folder) / "killed", "configs/tiny.py:mqar", *overrides)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for kill in range(options.kills):
             room = options.steps * (kill + 1) // (options.kills + 1)
             step = max(rng.randint(1, room), run.last_step() + 2)
