@@ -192,8 +192,9 @@ class RingReader:
 
         def read(weights: Any, local: Any, places: Places, source: Array) -> Array:
             x, gates = local
-            blocks = zip(*(jnp.split(w, runs) for w in jax.tree.leaves(weights)), strict=True)
-            blocks = [jax.tree.unflatten(jax.tree.structure(weights), leaves) for leaves in blocks]
+            leaves, tree = jax.tree.flatten(weights)
+            parts = zip(*(jnp.split(w, runs) for w in leaves), strict=True)
+            blocks = [jax.tree.unflatten(tree, part) for part in parts]
             return jnp.concatenate(
                 [
                     sum(
