@@ -20,6 +20,9 @@
   python eval.py export --workdir=runs/default --to=my-model
       the weights as safetensors, for other programs
 
+  python eval.py report --workdir runs/a runs/b
+      a page of all results beside the paper's numbers
+
 Text models: bits per byte and perplexity, overall and by position in the context. Recall models:
 accuracy overall, by the number of key-value pairs and by the distance from value to query. For
 both, where the gates over memories look, in one held-out example.
@@ -35,6 +38,7 @@ from pathlib import Path
 
 from mc_jax.evaluation import evaluate, summary
 from mc_jax.evaluation.generation import export_command, generate_command
+from mc_jax.evaluation.report import report_command
 from mc_jax.training.cli import (
     Parser,
     add_caching_option,
@@ -43,7 +47,7 @@ from mc_jax.training.cli import (
     which_checkpoint,
 )
 
-COMMANDS = {"generate": generate_command, "export": export_command}
+COMMANDS = {"generate": generate_command, "export": export_command, "report": report_command}
 
 
 def main() -> int:

@@ -1,0 +1,178 @@
+"""Sections around the numbers: the models, what caching changes, what is missing, the sources."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mc_jax.evaluation.report import paper
+from mc_jax.evaluation.report.collect import Found
+from mc_jax.evaluation.report.document import Block, Cell, Code, Column, Row, Section, Text
+from mc_jax.evaluation.report.document import text_table as table
+from mc_jax.evaluation.report.models import Model, base_of, described
+from mc_jax.evaluation.results import Result
+
+
+def lead(found: Found) -> list[str]:
+    """What the report is of, in a line or two."""
+    lines = []
+    dates = sorted({result.content["date"] for result in found.results})
+    if dates:
+        days = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+        lines.append(f"Results of {days}, made with {_versions_of_all(found.results)}.")
+    lines.append(
+        "The paper's numbers stand beside ours where it has the same model; they are of models of "
+        "760 million and 1.3 billion parameters and always marked as the paper's."
+    )
+    return lines
+
+
+def models(found: Found) -> Section | None:
+    """Every model: size, caching, data, training."""
+    if not found.models:
+        return None
+    last = {c.model: c.records[-1] for c in found.curves}
+    names = {
+        "size": Column("blocks × width", holds="text"),
+        "segments": Column("segments", holds="text"),
+        "data": Column("data", holds="text"),
+        "steps": Column("steps"),
+        "seed": Column("seed"),
+    }
+    columns = [
+        Column("parameters"),
+        *names.values(),
+        Column("tokens trained on"),
+        Column("folder", holds="code"),
+    ]
+    rows = []
+    for model in found.models:
+        facts = {} if model.config is None else described(model.config)
+        tokens = last.get(model, {}).get("tokens")
+        cells = [
+            "" if model.parameters is None else f"{model.parameters:,}",
+            *(facts.get(name, "") for name in names),
+            "" if tokens is None else f"{tokens:,.0f}",
+            str(model.folder),
+        ]
+        rows.append(Row(model.label, [Cell(text) for text in cells]))
+    blocks: list[Block] = [table("The models of this report", "model", columns, rows)]
+    blocks += [
+        Code(f"Every setting of {m.label}", json.dumps(m.config, indent=2))
+        for m in found.models
+        if m.config is not None
+    ]
+    return Section("models", "Models", "Models", blocks)
+
+
+def left_out(found: Found) -> Section | None:
+    """Damaged files, and results that the report has no section for."""
+    blocks: list[Block] = []
+    if found.left_out:
+        rows = [Row(line, []) for line in found.left_out]
+        blocks.append(table("Damaged files, which no number is from", "file", [], rows))
+    if found.unknown:
+        columns = [Column("file", holds="code")]
+        rows = [Row(x.kind, [Cell(str(x.path))]) for x in found.unknown]
+        blocks.append(table("Results of kinds without a section", "kind", columns, rows))
+    return Section("left-out", "Left out", "Left out", blocks) if blocks else None
+
+
+def sources(found: Found) -> Section | None:
+    """For every result the command that makes it again, the day, the versions and the file."""
+    if not found.results:
+        return None
+    labels = {x.result.path: x.model.label for x in found.evaluations}
+    labels |= {x.result.path: x.model.label for x in found.scores}
+    labels |= {x.result.path: x.model.label for x in found.needles}
+    labels |= {x.result.path: x.name for x in found.sweeps}
+    versions = list(dict.fromkeys(_versions(result) for result in found.results))
+    columns = [
+        Column("result", holds="text"),
+        Column("step"),
+        Column("command", holds="code"),
+        Column("day", holds="text"),
+        Column("file", holds="code"),
+    ]
+    if len(versions) > 1:
+        columns.append(Column("versions", holds="text"))
+    rows = []
+    for result in found.results:
+        content = result.content
+        step = content.get("step")
+        cells = [
+            _what(content),
+            f"{step:,}" if isinstance(step, int) else "",
+            content["command"],
+            content["date"],
+            str(result.path),
+        ]
+        if len(versions) > 1:
+            cells.append(_versions(result))
+        label = labels.get(result.path, result.kind)
+        rows.append(Row(label, [Cell(text) for text in cells]))
+    blocks: list[Block] = []
+    if len(versions) == 1:
+        blocks.append(Text(f"All numbers were made with {versions[0]}."))
+    blocks.append(table("How every number is made again", "model", columns, rows))
+    return Section("sources", "Commands", "Commands and versions", blocks)
+
+
+def missing(found: Found, throughput: bool) -> Section | None:
+    """What the report has no number for, and the command that makes it."""
+    rows = []
+    for model in found.models:
+        folder = shlex.quote(str(model.folder))
+        for what, there, command in _of_model(found, model):
+            if not there:
+                cells = [what, f"{command} --workdir={folder}"]
+                rows.append(Row(model.label, [Cell(text) for text in cells]))
+        if model.caching and model.config is not None and not base_of(model, found.models):
+            command = "python train.py --config=FILE --config.model.memory.aggregation=none"
+            what = "the same model without caching, to compare with"
+            rows.append(Row(model.label, [Cell(what), Cell(command)]))
+    if not throughput:
+        what = "training throughput (Figure 4)"
+        command = "python -m benchmarks.throughput"
+        rows.append(Row("all", [Cell(what), Cell(command)]))
+    if not rows:
+        return None
+    columns = [Column("missing", holds="text"), Column("command", holds="code")]
+    caption = "What could stand here, and what makes it"
+    return Section("missing", "Missing", "Missing", [table(caption, "model", columns, rows)])
+
+
+def _of_model(found: Found, model: Model) -> list[tuple[str, bool, str]]:
+    """For each evaluation of a model: what it is, whether it is there, and its command."""
+    evaluated = any(x.model is model for x in found.evaluations)
+    listed = [("held-out numbers and gates", evaluated, "python eval.py")]
+    if model.task != "text":
+        return listed
+    for name, what in (
+        (paper.language_modelling(), "language modelling and common sense (Table 1)"),
+        (paper.retrieval(), "recall from documents (Table 3)"),
+        (paper.long_context(), "LongBench (Table 4)"),
+    ):
+        there = any(x.model is model and x.table == name.key for x in found.scores)
+        listed.append((what, there, f"python eval.py harness --tasks={name.key}"))
+    needles = any(x.model is model for x in found.needles)
+    listed.append(("needles in a haystack (Table 2)", needles, "python eval.py needles"))
+    return listed
+
+
+def _what(content: Mapping[str, Any]) -> str:
+    """Which result of its kind."""
+    parts = [content["kind"]]
+    for name in ("task", "length"):
+        if isinstance(content.get(name), str | int):
+            parts.append(f"{name} {content[name]}")
+    return ", ".join(parts)
+
+
+def _versions(result: Result) -> str:
+    return ", ".join(f"{name} {version}" for name, version in result.content["versions"].items())
+
+
+def _versions_of_all(results: Sequence[Result]) -> str:
+    versions = list(dict.fromkeys(map(_versions, results)))
+    return versions[0] if len(versions) == 1 else f"{len(versions)} sets of versions"

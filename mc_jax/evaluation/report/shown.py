@@ -1,0 +1,139 @@
+"""Which result stands for a model where there are several, and what caching changes."""
+
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+from mc_jax.evaluation.report import paper
+from mc_jax.evaluation.report.collect import Found
+from mc_jax.evaluation.report.kinds import Evaluation, Needles, Score
+from mc_jax.evaluation.report.models import Model, base_of
+from mc_jax.evaluation.report.paper import AVERAGE, PaperTable
+
+T = TypeVar("T")
+
+
+class Value(NamedTuple):
+    """A number of ours.
+
+    Attributes:
+      number: in the paper's unit, where the paper has it.
+      conditions: what it depends on beside the model; numbers are compared under equal ones.
+    """
+
+    number: float
+    conditions: Hashable
+
+
+Values = Mapping[str, Value]  # by column
+
+
+def newest(
+    found: Iterable[T], key: Callable[[T], Hashable], rank: Callable[[T], Any]
+) -> dict[Any, T]:
+    """Of all that have the same key the one of the highest rank, in the order of the keys found."""
+    chosen: dict[Any, T] = {}
+    for each in found:
+        name = key(each)
+        if name not in chosen or rank(each) >= rank(chosen[name]):
+            chosen[name] = each
+    return chosen
+
+
+def evaluations(found: Found, task: str) -> list[Evaluation]:
+    """Of each model that of the last step, with and without post-training caching."""
+    of_task = [x for x in found.evaluations if x.task == task]
+    chosen = newest(of_task, lambda x: (x.model, x.post_training), lambda x: x.step)
+    return sorted(chosen.values(), key=lambda x: (found.models.index(x.model), _decay(x)))
+
+
+def of_evaluation(evaluation: Evaluation) -> str:
+    """What an evaluation is called beside others."""
+    label = evaluation.model.label
+    if evaluation.post_training is not None:
+        label += f", post-training caching {evaluation.post_training:g}"
+    return label
+
+
+def scores(found: Found, table: PaperTable) -> Mapping[Model, Values]:
+    """Of each model the harness's numbers in columns of a table of the paper, and the average."""
+    columns = {column.key for column in table.columns}
+    fitting = [
+        x
+        for x in found.scores
+        if x.table == table.key and x.column in columns and x.value is not None
+    ]
+    chosen = newest(fitting, lambda x: (x.model, x.column), _score_rank)
+    values: dict[Model, dict[str, Value]] = {}
+    for model in found.models:
+        own = {x.column: x for x in chosen.values() if x.model is model}
+        if own:
+            values[model] = {
+                str(key): Value(float(x.value or 0), (x.step, x.documents, _limit(x)))
+                for key, x in own.items()
+            }
+            _add_average(values[model], table)
+    return values
+
+
+def needles(found: Found) -> dict[Model, list[Needles]]:
+    """Of each model the needle results, of each task and length that of the last step."""
+    chosen = newest(
+        found.needles,
+        lambda x: (x.model, x.task, x.length),
+        lambda x: (x.step, x.samples),
+    )
+    by_model: dict[Model, list[Needles]] = {}
+    for model in found.models:
+        own = [x for x in chosen.values() if x.model is model]
+        if own:
+            by_model[model] = sorted(own, key=lambda x: (x.task, x.length))
+    return by_model
+
+
+def needle_values(results: Iterable[Needles]) -> Values:
+    """The same as numbers in columns of Table 2, in percent."""
+    return {
+        paper.needle_key(x.task, x.length): Value(100 * x.accuracy, (x.step, x.samples))
+        for x in results
+    }
+
+
+def deltas(values: Mapping[Model, Values]) -> dict[Model, tuple[Model, dict[str, float]]]:
+    """For models with caching: the same model without it, and what caching adds to each number.
+
+    Only numbers that were found under the same conditions are compared.
+    """
+    found = {}
+    for model, own in values.items():
+        base = base_of(model, list(values))
+        if base is None:
+            continue
+        changes = {
+            key: value.number - values[base][key].number
+            for key, value in own.items()
+            if key in values[base] and values[base][key].conditions == value.conditions
+        }
+        if changes:
+            found[model] = base, changes
+    return found
+
+
+def _add_average(values: dict[str, Value], table: PaperTable) -> None:
+    """The mean of all columns that the paper averages, if all of them are there."""
+    keys = [column.key for column in table.columns if column.averaged and column.key != AVERAGE]
+    if table.columns[-1].key == AVERAGE and all(key in values for key in keys):
+        mean = sum(values[key].number for key in keys) / len(keys)
+        values[AVERAGE] = Value(mean, tuple(values[key].conditions for key in keys))
+
+
+def _decay(evaluation: Evaluation) -> float:
+    return -1.0 if evaluation.post_training is None else evaluation.post_training
+
+
+def _limit(score: Score) -> Any:
+    return score.settings.get("limit")
+
+
+def _score_rank(score: Score) -> tuple[int, int, str]:
+    """The last step first, then the most documents, then the last day."""
+    return score.step, score.documents or 0, score.result.content["date"]
