@@ -9,6 +9,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mc_jax.evaluation.report.models import short
+
 # Stands for the colour of text until the file is written: there it follows the reader's scheme.
 _INK = "#010203"
 _SCHEME = "<style>svg{color:#3a3d40}@media (prefers-color-scheme:dark){svg{color:#c9cccf}}</style>"
@@ -63,6 +65,7 @@ def lines(
     *,
     log_x: bool = False,
     log_y: bool = False,
+    large_x: bool = False,
     limits: tuple[float, float] | None = None,
 ) -> bytes:
     """Lines over `x`, with the legend below them.
@@ -73,6 +76,7 @@ def lines(
       y: label of the axis.
       log_x: whether x doubles from tick to tick.
       log_y: whether y is logarithmic.
+      large_x: whether x counts in thousands, millions, billions.
       limits: of y.
     """
     named = sum(bool(line.label) for line in series)
@@ -85,6 +89,8 @@ def lines(
         if log_x:
             axis.set_xscale("log", base=2)
             axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        if large_x:
+            axis.xaxis.set_major_formatter(lambda value, _: short(value))
         if log_y:
             axis.set_yscale("log")
         if limits:

@@ -73,10 +73,10 @@ def collect(folders: Sequence[Path]) -> Found:
     sweeps = [r.path.parent for r in found.results if r.kind == "sweep"]
     shown = [r for r in found.results if r.kind == "sweep" or not _within(r.path, sweeps, roots)]
     homes = {r.path: _home(r.path.parent, roots) for r in shown}
-    configs = [path.parent for root in roots for path in sorted(root.rglob("config.json"))]
-    places = [path for path in configs if not _within(path, sweeps, roots)]
+    configs = [path for root in roots for path in sorted(root.rglob("config.json"))]
+    places = [path.parent for path in configs if not _within(path, sweeps, roots)]
     places += [homes[r.path] for r in shown if r.kind in _OF_A_MODEL]
-    models, curves = _models(dict.fromkeys(places), left_out)
+    models, curves = _models(dict.fromkeys(places), roots, left_out)
     by_folder = {model.folder: model for model in models}
     read: dict[str, list[Any]] = {kind: [] for kind in (*_OF_A_MODEL, "sweep")}
     unknown = []
@@ -106,7 +106,9 @@ def collect(folders: Sequence[Path]) -> Found:
     )
 
 
-def _models(folders: Iterable[Path], left_out: list[str]) -> tuple[list[Model], list[Curve]]:
+def _models(
+    folders: Iterable[Path], roots: Sequence[Path], left_out: list[str]
+) -> tuple[list[Model], list[Curve]]:
     """The models of folders, and the curves of those that were trained there."""
     models, records = [], {}
     for folder in folders:
@@ -119,8 +121,13 @@ def _models(folders: Iterable[Path], left_out: list[str]) -> tuple[list[Model], 
         except InputError as error:
             left_out.append(f"{error}")
         models.append(model)
-    models = distinct(models)
+    models = distinct(sorted(models, key=lambda model: (_place(model.folder, roots), model.rank)))
     return models, [Curve(m, records[m.folder]) for m in models if records.get(m.folder)]
+
+
+def _place(folder: Path, roots: Sequence[Path]) -> int:
+    """Number of the first given folder that it is, or is in."""
+    return next(i for i, root in enumerate(roots) if root == folder or root in folder.parents)
 
 
 def _within(path: Path, sweeps: Sequence[Path], roots: Sequence[Path]) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from mc_jax.errors import InputError
 from mc_jax.evaluation.report import markdown, overview, page, sweeps, tables, training
 from mc_jax.evaluation.report.collect import Found, collect
@@ -38,6 +40,8 @@ def report_command(arguments: list[str]) -> int:
         "--throughput", metavar="FILE", help="results of benchmarks.throughput, for Figure 4"
     )
     options = parser.parse_args(arguments)
+    # Nothing is computed: an accelerator stays with whoever uses it.
+    jax.config.update("jax_platforms", "cpu")
     throughput = options.throughput and sweeps.read_throughput(Path(options.throughput))
     found = collect([Path(folder) for folder in options.workdir])
     if found.empty and not throughput:
@@ -62,6 +66,7 @@ def build(found: Found, throughput: Mapping[str, Any] | None = None) -> Document
     needles = tables.needle_table(found)
     harness = tables.harness_tables(found)
     sections: Sequence[Section | None] = [
+        overview.in_short(found),
         overview.models(found),
         training.curves(found),
         training.text(found),

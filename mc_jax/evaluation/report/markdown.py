@@ -48,7 +48,8 @@ def _(block: Text, pictures: str) -> str:
 @_block.register
 def _(block: Code, pictures: str) -> str:
     fence = "`" * (1 + max(map(len, re.findall("`+", block.text)), default=2))
-    return f"{escape(block.title)}:\n\n{fence}\n{block.text}\n{fence}"
+    code = f"{fence}\n{block.text}\n{fence}"
+    return f"<details><summary>{escape(block.title)}</summary>\n\n{code}\n\n</details>"
 
 
 @_block.register

@@ -2,8 +2,7 @@
 
 import dataclasses
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +46,24 @@ class Model:
         return None if self.config is None else self.config["data"]["task"]
 
     @property
+    def rank(self) -> tuple[str, int]:
+        """Sorts the models of one folder: families, and in each the ways to read memories."""
+        order = ["", "Residual", "Log-Linear++", "GRM", "Soup", "SSC"]
+        return self.family, order.index(self.caching) if self.caching in order else len(order)
+
+    @property
     def size(self) -> str:
         """Its parameters, such as "1.3B"; empty if they are not known."""
         return "" if self.parameters is None else short(self.parameters)
+
+
+# What tells models of one name apart, the first that does; no two have the same folder.
+_SUFFIXES: tuple[Callable[[Model], str], ...] = (
+    lambda model: model.size,
+    lambda model: model.task or "",
+    lambda model: model.folder.name,
+    lambda model: str(model.folder),
+)
 
 
 def short(number: float) -> str:
@@ -86,16 +100,17 @@ def unknown_model(folder: Path) -> Model:
 
 
 def distinct(models: Sequence[Model]) -> list[Model]:
-    """The same with different labels: their folders' names are added where they are needed."""
-    for suffix in (lambda m: m.size, lambda m: m.folder.name, lambda m: str(m.folder)):
-        counts = Counter(model.label for model in models)
-        models = [
-            dataclasses.replace(model, label=f"{model.label} ({suffix(model)})")
-            if counts[model.label] > 1 and suffix(model)
-            else model
-            for model in models
-        ]
-    return list(models)
+    """The same with different labels: size, task or folder is added where it tells them apart."""
+    labels = {}
+    for label in dict.fromkeys(model.label for model in models):
+        same = [model for model in models if model.label == label]
+        for suffix in _SUFFIXES:
+            found = [suffix(model) for model in same]
+            if len(set(found)) == len(same):
+                break
+        for model, text in zip(same, found, strict=True):
+            labels[model] = label if len(same) == 1 else f"{label} ({text})"
+    return [dataclasses.replace(model, label=labels[model]) for model in models]
 
 
 def base_of(model: Model, models: Sequence[Model]) -> Model | None:

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mc_jax.evaluation.report import paper
+from mc_jax.evaluation.report import paper, shown
 from mc_jax.evaluation.report.collect import Found
 from mc_jax.evaluation.report.document import Block, Cell, Code, Column, Row, Section, Text
 from mc_jax.evaluation.report.document import text_table as table
@@ -63,6 +63,34 @@ def models(found: Found) -> Section | None:
         if m.config is not None
     ]
     return Section("models", "Models", "Models", blocks)
+
+
+def in_short(found: Found) -> Section | None:
+    """What caching changes in each evaluation, in one table."""
+    values = shown.summary(found)
+    changes = shown.deltas(values)
+    if not changes:
+        return None
+    names = list(dict.fromkeys(name for _, change in changes.values() for name in change))
+    rows = []
+    for model, (base, change) in changes.items():
+        cells = [
+            _changed(values[model][name].number, change[name]) if name in change else ""
+            for name in names
+        ]
+        rows.append(Row(model.label, [Cell(base.label), *map(Cell, cells)]))
+    columns = [Column("without caching", holds="text"), *map(Column, names)]
+    caption = (
+        "Each model's number, and in brackets the difference from the same model without caching. "
+        "Less is better of bits per byte, more of the others."
+    )
+    blocks = [table(caption, "model", columns, rows)]
+    return Section("in-short", "In short", "What caching changes, in short", blocks)
+
+
+def _changed(number: float, change: float) -> str:
+    digits = 2 if abs(number) >= 10 else 4
+    return f"{number:.{digits}f} ({change:+.{digits}f})"
 
 
 def left_out(found: Found) -> Section | None:

@@ -98,6 +98,32 @@ def needle_values(results: Iterable[Needles]) -> Values:
     }
 
 
+def summary(found: Found) -> Mapping[Model, Values]:
+    """One number for each evaluation of a model, by what it is called."""
+    values: dict[Model, dict[str, Value]] = {model: {} for model in found.models}
+    for task, name, title in (
+        ("text", "bits_per_byte", "bits per byte"),
+        ("mqar", "accuracy", "recall"),
+    ):
+        for x in evaluations(found, task):
+            number = x.overall.get(name)
+            if number is not None and x.post_training is None:
+                own = Value(number, (x.step, x.length, x.overall["tokens"]))
+                values[x.model][title] = own
+    for model, results in needles(found).items():
+        mean = sum(x.accuracy for x in results) / len(results)
+        conditions = tuple((x.task, x.length, x.step, x.samples) for x in results)
+        values[model]["needles, %"] = Value(100 * mean, conditions)
+    for table, title in (
+        (paper.language_modelling(), "Table 1 average"),
+        (paper.retrieval(), "Table 3 average"),
+    ):
+        for model, columns in scores(found, table).items():
+            if AVERAGE in columns:
+                values[model][title] = columns[AVERAGE]
+    return {model: own for model, own in values.items() if own}
+
+
 def deltas(values: Mapping[Model, Values]) -> dict[Model, tuple[Model, dict[str, float]]]:
     """For models with caching: the same model without it, and what caching adds to each number.
 

@@ -35,11 +35,12 @@ def harness_tables(found: Found) -> list[Section]:
         (paper.long_context(), "LongBench"),
     ):
         if values := shown.scores(found, table):
-            blocks = [*_comparison(table, values), *_partial(found.scores, table)]
+            columns = [c for c in table.columns if any(c.key in own for own in values.values())]
+            blocks = [*_comparison(table, columns, values), *_partial(found.scores, table)]
             sections.append(Section(table.key, short, table.title, blocks))
     if found.scores:
         sections.append(
-            Section("harness", "All tasks", "All tasks of the harness", [_tasks(found.scores)])
+            Section("harness", "All tasks", "All tasks of the harness", [_tasks(found)])
         )
     return sections
 
@@ -53,7 +54,7 @@ def needle_table(found: Found) -> Section | None:
     table = table._replace(columns=_needle_columns(by_model))
     samples = sorted({x.samples for results in by_model.values() for x in results})
     note = f"Accuracy in percent, of {' or '.join(f'{n:,}' for n in samples)} samples a cell."
-    blocks = [Text(note), *_comparison(table, values)]
+    blocks = [Text(note), *_comparison(table, table.columns, values)]
     pictures = [
         _heat_map(found.models.index(model) + 1, model, results)
         for model, results in by_model.items()
@@ -64,9 +65,10 @@ def needle_table(found: Found) -> Section | None:
     return Section(table.key, "Needles", table.title, blocks)
 
 
-def _comparison(table: PaperTable, values: Mapping[Model, Values]) -> list[Block]:
+def _comparison(
+    table: PaperTable, columns: Sequence[PaperColumn], values: Mapping[Model, Values]
+) -> list[Block]:
     """A table of our numbers and the paper's of the same models, and one of what caching adds."""
-    columns = [c for c in table.columns if any(c.key in own for own in values.values())]
     groups = [_ours(columns, values)]
     for number, size in enumerate(table.sizes):
         rows = {m: table.row(number, m.family, m.caching) for m in values if not m.variant}
@@ -76,7 +78,9 @@ def _comparison(table: PaperTable, values: Mapping[Model, Values]) -> list[Block
             groups.append(_papers(columns, _paper_title(size), found))
     headings = [_heading(column) for column in columns]
     missing = len(table.columns) - len(columns)
-    caption = table.title + ". Percent, more is better; perplexities (ppl), less is better."
+    caption = "Percent, more is better"
+    caption += "; of perplexities (ppl) less." if any(c.lower for c in columns) else "."
+    caption += " Bold: the best of a group."
     if missing:
         caption += f" {missing} of the table's {len(table.columns)} columns are not measured here."
     if not any(group.paper for group in groups):
@@ -102,9 +106,18 @@ def _papers(
     columns: Sequence[PaperColumn], title: str, rows: Mapping[str, Mapping[str, float]]
 ) -> Group:
     numbers = [[row.get(c.key) for c in columns] for row in rows.values()]
-    texts = [["" if x is None else repr(x) for x in row] for row in numbers]
+    digits = [max(map(_decimals, column)) for column in zip(*numbers, strict=True)]
+    texts = [
+        ["" if x is None else f"{x:.{n}f}" for x, n in zip(row, digits, strict=True)]
+        for row in numbers
+    ]
     cells = with_best(numbers, texts, [c.lower for c in columns])
     return Group(title, [Row(n, row) for n, row in zip(rows, cells, strict=True)], paper=True)
+
+
+def _decimals(number: float | None) -> int:
+    """How many the paper prints."""
+    return 0 if number is None else len(repr(number).partition(".")[2])
 
 
 def _changes(
@@ -117,7 +130,7 @@ def _changes(
     keys = {key for _, change in changes.values() for key in change}
     columns = [c for c in columns if c.key in keys]
     ours = [
-        Row(f"{m.label} - {base.label}", _signed([change.get(c.key) for c in columns]))
+        Row(f"{m.label} − {base.label}", _signed([change.get(c.key) for c in columns]))
         for m, (base, change) in changes.items()
     ]
     groups = [Group("ours", ours)]
@@ -131,7 +144,7 @@ def _changes(
                     cached[c.key] - plain[c.key] if c.key in cached and c.key in plain else None
                     for c in columns
                 ]
-                rows[f"{_paper_name(m)} - {_paper_name(base)}"] = _signed(change)
+                rows[f"{_paper_name(m)} − {_paper_name(base)}"] = _signed(change)
         if rows:
             listed = [Row(label, cells) for label, cells in rows.items()]
             groups.append(Group(_paper_title(size), listed, paper=True))
@@ -156,8 +169,9 @@ def _paper_name(model: Model) -> str:
 
 
 def _with_size(model: Model) -> str:
-    known = model.size and f"({model.size})" not in model.label
-    return f"{model.label} ({model.size})" if known else model.label
+    if not model.size or f"({model.size})" in model.label:
+        return model.label
+    return f"{model.label}, {model.size}"
 
 
 def _partial(scores: Sequence[Score], table: PaperTable) -> list[Block]:
@@ -174,10 +188,10 @@ def _partial(scores: Sequence[Score], table: PaperTable) -> list[Block]:
     return [Text(f"Ours are of the first documents of some tasks only ({'; '.join(parts)}).")]
 
 
-def _tasks(scores: Sequence[Score]) -> Table:
+def _tasks(found: Found) -> Table:
     """Every metric with its standard error."""
     rows = []
-    for score in scores:
+    for score in sorted(found.scores, key=lambda x: (found.models.index(x.model), x.task)):
         settings = ", ".join(
             f"{name} {value}" for name, value in score.settings.items() if value is not None
         )
@@ -235,4 +249,4 @@ def _heat_map(number: int, model: Model, results: Sequence[Needles]) -> Picture:
         f"S-NIAH-{x.task} at {x.length:,} tokens {100 * x.accuracy:.1f}%" for x in results
     )
     caption = f"{model.label}: accuracy in percent by length and depth of the needle"
-    return Picture(f"needles-{number}.svg", picture, alt, caption)
+    return Picture(f"needles-{number}.svg", picture, alt, caption, wide=len(panels) > 1)

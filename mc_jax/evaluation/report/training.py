@@ -1,5 +1,6 @@
 """Sections of what a run and `eval.py` leave: curves, held-out text, recall and gates."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,10 @@ def curves(found: Found) -> Section | None:
         of_task = [curve for curve in found.curves if curve.model.task == task]
         name = _TASKS.get(task or "", task or "an unknown task")
         lines = [line for curve in of_task for line in _lines(found, curve)]
-        picture = charts.lines(lines, "tokens", "loss (nats per token)")
+        limits = _limits(of_task)
+        picture = charts.lines(
+            lines, "tokens", "loss (nats per token)", large_x=True, limits=limits
+        )
         ends = "; ".join(f"{curve.model.label} {_end(curve)}" for curve in of_task)
         caption = f"Loss on {name}: held-out (dots) and, faint, of training"
         alt = f"Loss over tokens of training on {name}. At the end: {ends}"
@@ -47,7 +51,7 @@ def text(found: Found) -> Section | None:
     if not evaluations:
         return None
     columns = [
-        *(Column(name) for name in ("step", "tokens an example", "tokens")),
+        *(Column(name) for name in ("step", "length", "tokens")),
         *(Column(name) for name in ("nats a token", "perplexity", "bits per byte")),
         Column("against no caching"),
     ]
@@ -92,7 +96,7 @@ def recall(found: Found) -> Section | None:
         return None
     pairs = sorted({count for x in evaluations for count, _ in x.by_pairs})
     columns = [
-        *(Column(name) for name in ("step", "tokens an example", "queries", "overall")),
+        *(Column(name) for name in ("step", "length", "queries", "overall")),
         Column("against no caching"),
         *(Column(f"{count}", "pairs") for count in pairs),
     ]
@@ -114,7 +118,9 @@ def recall(found: Found) -> Section | None:
         starts = [span.first for span in x.by_distance]
         by_distance_lines.append(charts.Line(label, starts, _values(x.by_distance), style))
     limits = (-0.03, 1.03)
-    over_pairs = charts.lines(by_pairs_lines, "key-value pairs", "recall", limits=limits)
+    over_pairs = charts.lines(
+        by_pairs_lines, "key-value pairs", "recall", log_x=True, limits=limits
+    )
     over_distance = charts.lines(
         by_distance_lines,
         "tokens from the value to the query, up to twice as many",
@@ -189,6 +195,21 @@ def _lines(found: Found, curve: Curve) -> list[charts.Line]:
         losses = [r["held_out_loss"] for r in held_out]
         lines.append(charts.Line(label, [r["tokens"] for r in held_out], losses, style))
     return lines
+
+
+def _limits(curves: Sequence[Curve]) -> tuple[float, float] | None:
+    """Of the losses after the first fall, which would leave no room for the rest; or None."""
+    losses = [
+        record[name]
+        for curve in curves
+        for record in curve.records[len(curve.records) // 20 :]
+        for name in ("loss", "held_out_loss")
+        if math.isfinite(record.get(name, math.nan))
+    ]
+    if not losses or min(losses) == max(losses):
+        return None
+    margin = 0.05 * (max(losses) - min(losses))
+    return min(losses) - margin, max(losses) + margin
 
 
 def _end(curve: Curve) -> str:
