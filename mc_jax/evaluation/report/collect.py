@@ -7,7 +7,13 @@ from typing import Any, NamedTuple
 from mc_jax.errors import InputError
 from mc_jax.evaluation import results
 from mc_jax.evaluation.report import kinds
-from mc_jax.evaluation.report.models import Model, distinct, read_model, unknown_model
+from mc_jax.evaluation.report.models import (
+    Model,
+    cached_after_training,
+    distinct,
+    read_model,
+    unknown_model,
+)
 from mc_jax.evaluation.results import Result
 from mc_jax.training import metrics
 
@@ -29,7 +35,8 @@ class Found(NamedTuple):
     """What there is to show.
 
     Attributes:
-      models: in the order of the folders that were given.
+      models: in the order of the folders that were given; one that was evaluated with post-training
+        caching as well is there a second time.
       curves: of the models that were trained here.
       evaluations: of `eval.py`.
       scores: of the harness.
@@ -78,12 +85,16 @@ def collect(folders: Sequence[Path]) -> Found:
     places += [homes[r.path] for r in shown if r.kind in _OF_A_MODEL]
     models, curves = _models(dict.fromkeys(places), roots, left_out)
     by_folder = {model.folder: model for model in models}
+    cached: dict[tuple[Path, float], Model] = {}
     read: dict[str, list[Any]] = {kind: [] for kind in (*_OF_A_MODEL, "sweep")}
     unknown = []
     for result in shown:
         try:
             if result.kind in _OF_A_MODEL:
                 model = by_folder[homes[result.path]]
+                if (decay := _post_training(result)) is not None:
+                    key = model.folder, decay
+                    model = cached.setdefault(key, cached_after_training(model, decay))
                 read[result.kind].append(_OF_A_MODEL[result.kind](result, model))
             elif result.kind == "sweep":
                 read["sweep"].append(kinds.read_sweep(result))
@@ -93,9 +104,11 @@ def collect(folders: Sequence[Path]) -> Found:
             left_out.append(f"{result.path}: no whole {result.kind} result, {error!r}")
     used = {x.model for kind in _OF_A_MODEL for x in read[kind]}
     used |= {curve.model for curve in curves}
-    models = [model for model in models if model in used]
+    trained_and_cached = [
+        each for m in models for each in (m, *(x for x in cached.values() if x.folder == m.folder))
+    ]
     return Found(
-        models,
+        [model for model in trained_and_cached if model in used],
         curves,
         read["evaluation"],
         read["harness"],
@@ -104,6 +117,16 @@ def collect(folders: Sequence[Path]) -> Found:
         unknown,
         sorted(left_out),
     )
+
+
+def _post_training(result: Result) -> float | None:
+    """Decay of the post-training caching that a result was made with, or None."""
+    content = result.content
+    settings = content.get("settings")
+    if not isinstance(settings, dict):
+        settings = {}
+    decay = content.get("post_training_caching", settings.get("post_training_caching"))
+    return None if decay is None else float(decay)
 
 
 def _models(

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from mc_jax.errors import InputError
-from mc_jax.evaluation.report import markdown, overview, page, sweeps, tables, training
+from mc_jax.evaluation.report import markdown, missing, overview, page, sweeps, tables, training
 from mc_jax.evaluation.report.collect import Found, collect
 from mc_jax.evaluation.report.document import Document, Pictures, Section
 from mc_jax.files import replace
@@ -71,13 +71,14 @@ def build(found: Found, throughput: Mapping[str, Any] | None = None) -> Document
         training.curves(found),
         training.text(found),
         training.recall(found),
+        training.answers(found),
         training.gates(found),
         *[section for section in harness if section.anchor == "table1"],
         needles,
         *[section for section in harness if section.anchor != "table1"],
         *sweeps.sweep_sections(found.sweeps),
         sweeps.throughput_section(throughput) if throughput else None,
-        overview.missing(found, throughput is not None),
+        missing.missing(found, throughput is not None),
         overview.left_out(found),
         overview.sources(found),
     ]

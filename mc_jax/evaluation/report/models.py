@@ -30,6 +30,8 @@ class Model:
       variant: how caching differs from the paper's, or empty.
       config: of the experiment; None if it is not known.
       parameters: their number; None if it is not known.
+      post_training: decay of the caching that it was evaluated with, having been trained without
+        any; None for a model as it was trained.
     """
 
     folder: Path
@@ -39,10 +41,11 @@ class Model:
     variant: str = ""
     config: Config | None = None
     parameters: int | None = None
+    post_training: float | None = None
 
     @property
     def task(self) -> str | None:
-        """What it was trained on: "text" or "mqar"; None if it is not known."""
+        """What it was trained on, such as "text" or "mqar"; None if it is not known."""
         return None if self.config is None else self.config["data"]["task"]
 
     @property
@@ -94,6 +97,17 @@ def read_model(folder: Path) -> Model:
     return Model(folder, label, family, caching, variant, config, _parameters(config["model"]))
 
 
+def cached_after_training(model: Model, decay: float) -> Model:
+    """The same model, read with post-training caching."""
+    return dataclasses.replace(
+        model,
+        label=f"{model.label}, post-training caching {decay:g}",
+        caching="post-training caching",
+        variant=f"decay {decay:g}",
+        post_training=decay,
+    )
+
+
 def unknown_model(folder: Path) -> Model:
     """A model of which nothing but results is there."""
     return Model(folder, str(folder), str(folder), "")
@@ -122,9 +136,8 @@ def base_of(model: Model, models: Sequence[Model]) -> Model | None:
     if model.config is None or not model.caching:
         return None
     for other in models:
-        if other.config is None or other.caching:
-            continue
-        if _facts(other.config) == _facts(model.config):
+        plain = None if other.caching else other.config
+        if plain is not None and _facts(plain) == _facts(model.config):
             return other
     return None
 
@@ -145,8 +158,10 @@ def described(config: Config) -> dict[str, str]:
         segments += f", {memory['write_mode']}"
     if data["task"] == "text":
         text = f"{', '.join(data['sources'])}; tokenizer {data['tokenizer']}"
-    else:
+    elif data["task"] == "mqar":
         text = f"MQAR, {', '.join(map(str, data['mqar']['pairs']))} pairs"
+    else:
+        text = str(data["task"])
     return {
         "size": f"{model['num_layers']} × {model['dim']}, {model['num_heads']} heads",
         "segments": segments,
@@ -177,6 +192,8 @@ def _name(model: Config) -> tuple[str, str, str]:
         variants.append(f"gate {memory['gate']}")
     if memory["write_mode"] != "independent":
         variants.append(f"writes {memory['write_mode']}")
+    if memory.get("pooled", "keys") != "keys":
+        variants.append(f"pooled {memory['pooled']}")
     return family, caching, ", ".join(variants)
 
 
@@ -189,7 +206,7 @@ def _facts(config: Config, rule: bool = True) -> tuple[Any, ...]:
         memory,
         [model[name] for name in ("dim", "num_layers", "num_heads", "vocab_size")],
         [data[name] for name in ("task", "length", "batch_size")],
-        data["mqar"] if data["task"] == "mqar" else None,
+        data.get(data["task"]),  # settings of a task of its own
         [data[name] for name in ("sources", "weights", "tokenizer")],
         train["steps"],
     )

@@ -1,15 +1,14 @@
-"""Sections around the numbers: the models, what caching changes, what is missing, the sources."""
+"""Sections around the numbers: the models, what caching changes, and how numbers were made."""
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mc_jax.evaluation.report import paper, shown
+from mc_jax.evaluation.report import shown
 from mc_jax.evaluation.report.collect import Found
 from mc_jax.evaluation.report.document import Block, Cell, Code, Column, Row, Section, Text
 from mc_jax.evaluation.report.document import text_table as table
-from mc_jax.evaluation.report.models import Model, base_of, described
+from mc_jax.evaluation.report.models import described
 from mc_jax.evaluation.results import Result
 
 
@@ -45,8 +44,8 @@ def models(found: Found) -> Section | None:
         Column("tokens trained on"),
         Column("folder", holds="code"),
     ]
-    rows = []
-    for model in found.models:
+    rows, trained = [], [model for model in found.models if model.post_training is None]
+    for model in trained:
         facts = {} if model.config is None else described(model.config)
         tokens = last.get(model, {}).get("tokens")
         cells = [
@@ -59,7 +58,7 @@ def models(found: Found) -> Section | None:
     blocks: list[Block] = [table("The models of this report", "model", columns, rows)]
     blocks += [
         Code(f"Every setting of {m.label}", json.dumps(m.config, indent=2))
-        for m in found.models
+        for m in trained
         if m.config is not None
     ]
     return Section("models", "Models", "Models", blocks)
@@ -144,48 +143,6 @@ def sources(found: Found) -> Section | None:
         blocks.append(Text(f"All numbers were made with {versions[0]}."))
     blocks.append(table("How every number is made again", "model", columns, rows))
     return Section("sources", "Commands", "Commands and versions", blocks)
-
-
-def missing(found: Found, throughput: bool) -> Section | None:
-    """What the report has no number for, and the command that makes it."""
-    rows = []
-    for model in found.models:
-        folder = shlex.quote(str(model.folder))
-        for what, there, command in _of_model(found, model):
-            if not there:
-                cells = [what, f"{command} --workdir={folder}"]
-                rows.append(Row(model.label, [Cell(text) for text in cells]))
-        if model.caching and model.config is not None and not base_of(model, found.models):
-            command = "python train.py --config=FILE --config.model.memory.aggregation=none"
-            what = "the same model without caching, to compare with"
-            rows.append(Row(model.label, [Cell(what), Cell(command)]))
-    if not throughput:
-        what = "training throughput (Figure 4)"
-        command = "python -m benchmarks.throughput"
-        rows.append(Row("all", [Cell(what), Cell(command)]))
-    if not rows:
-        return None
-    columns = [Column("missing", holds="text"), Column("command", holds="code")]
-    caption = "What could stand here, and what makes it"
-    return Section("missing", "Missing", "Missing", [table(caption, "model", columns, rows)])
-
-
-def _of_model(found: Found, model: Model) -> list[tuple[str, bool, str]]:
-    """For each evaluation of a model: what it is, whether it is there, and its command."""
-    evaluated = any(x.model is model for x in found.evaluations)
-    listed = [("held-out numbers and gates", evaluated, "python eval.py")]
-    if model.task != "text":
-        return listed
-    for name, what in (
-        (paper.language_modelling(), "language modelling and common sense (Table 1)"),
-        (paper.retrieval(), "recall from documents (Table 3)"),
-        (paper.long_context(), "LongBench (Table 4)"),
-    ):
-        there = any(x.model is model and x.table == name.key for x in found.scores)
-        listed.append((what, there, f"python eval.py harness --tasks={name.key}"))
-    needles = any(x.model is model for x in found.needles)
-    listed.append(("needles in a haystack (Table 2)", needles, "python eval.py needles"))
-    return listed
 
 
 def _what(content: Mapping[str, Any]) -> str:

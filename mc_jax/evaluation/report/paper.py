@@ -34,7 +34,7 @@ class PaperTable(NamedTuple):
     """A table of the paper.
 
     Attributes:
-      key: what result files call it.
+      key: its name in the data and in result files.
       title: its heading.
       columns: with the average as the last one, where the paper has it.
       sizes: of the models, such as "1.3B"; one empty name where the table has no sizes.
@@ -46,6 +46,11 @@ class PaperTable(NamedTuple):
     columns: tuple[PaperColumn, ...]
     sizes: tuple[str, ...]
     rows: tuple[Mapping[str, Mapping[str, float]], ...]
+
+    @property
+    def anchor(self) -> str:
+        """The first part of its key: "table1"."""
+        return self.key.partition("_")[0]
 
     def row(self, size: int, family: str, caching: str) -> Mapping[str, float] | None:
         """The row of a model, as in `Model`, or None."""
@@ -86,7 +91,8 @@ def _data() -> Mapping[str, Any]:
 
 def language_modelling() -> PaperTable:
     """Table 1."""
-    data = _data()["table1_language_modelling"]
+    key = "table1_language_modelling"
+    data = _data()[key]
     columns = [
         PaperColumn(key, name, "", key.endswith("ppl"), not key.endswith("ppl"))
         for key, name in _LANGUAGE.items()
@@ -94,24 +100,26 @@ def language_modelling() -> PaperTable:
     title = "Language modelling and common sense (the paper's Table 1)"
     sizes = tuple(name.partition("_")[0] for name in data)
     average = PaperColumn(AVERAGE, "average")
-    return PaperTable("table1", title, (*columns, average), sizes, tuple(data.values()))
+    return PaperTable(key, title, (*columns, average), sizes, tuple(data.values()))
 
 
 def needles() -> PaperTable:
     """Table 2."""
-    data = _data()["table2_needle"]
+    key = "table2_needle"
+    data = _data()[key]
     columns = tuple(
         PaperColumn(needle_key(task, length), length_name(length), f"S-NIAH-{task}")
         for task in (1, 2, 3)
         for length in LENGTHS
     )
     title = "Needles in a haystack (the paper's Table 2)"
-    return PaperTable("table2", title, columns, ("",), (data,))
+    return PaperTable(key, title, columns, ("",), (data,))
 
 
 def retrieval() -> PaperTable:
     """Table 3."""
-    data = _data()["table3_retrieval"]
+    key = "table3_retrieval"
+    data = _data()[key]
     keys = [key for key in next(iter(data.values())) if key != AVERAGE]
     columns = [
         PaperColumn(key, length, _RETRIEVAL[task])
@@ -120,15 +128,16 @@ def retrieval() -> PaperTable:
     ]
     title = "Recall from documents that are cut to a length (the paper's Table 3)"
     average = PaperColumn(AVERAGE, "average")
-    return PaperTable("table3", title, (*columns, average), ("",), (data,))
+    return PaperTable(key, title, (*columns, average), ("",), (data,))
 
 
 def long_context() -> PaperTable:
     """Table 4."""
-    data = _data()["table4_longbench"]
+    key = "table4_longbench"
+    data = _data()[key]
     columns = tuple(PaperColumn(key, key) for key in next(iter(data.values())))
     title = "LongBench (the paper's Table 4)"
-    return PaperTable("table4", title, columns, ("",), (data,))
+    return PaperTable(key, title, columns, ("",), (data,))
 
 
 def ablations() -> Mapping[str, Mapping[str, Mapping[str, float] | None]]:

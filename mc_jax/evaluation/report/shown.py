@@ -40,36 +40,28 @@ def newest(
 
 
 def evaluations(found: Found, task: str) -> list[Evaluation]:
-    """Of each model that of the last step, with and without post-training caching."""
+    """Of each model that of the last step."""
     of_task = [x for x in found.evaluations if x.task == task]
-    chosen = newest(of_task, lambda x: (x.model, x.post_training), lambda x: x.step)
-    return sorted(chosen.values(), key=lambda x: (found.models.index(x.model), _decay(x)))
-
-
-def of_evaluation(evaluation: Evaluation) -> str:
-    """What an evaluation is called beside others."""
-    label = evaluation.model.label
-    if evaluation.post_training is not None:
-        label += f", post-training caching {evaluation.post_training:g}"
-    return label
+    chosen = newest(of_task, lambda x: x.model, lambda x: x.step)
+    return [chosen[model] for model in found.models if model in chosen]
 
 
 def scores(found: Found, table: PaperTable) -> Mapping[Model, Values]:
     """Of each model the harness's numbers in columns of a table of the paper, and the average."""
-    columns = {column.key for column in table.columns}
     fitting = [
-        x
+        (x, column.key)
         for x in found.scores
-        if x.table == table.key and x.column in columns and x.value is not None
+        for column in table.columns
+        if (table.key, column.key) in x.columns
     ]
-    chosen = newest(fitting, lambda x: (x.model, x.column), _score_rank)
+    chosen = newest(fitting, lambda pair: (pair[0].model, pair[1]), lambda pair: _rank(pair[0]))
     values: dict[Model, dict[str, Value]] = {}
     for model in found.models:
-        own = {x.column: x for x in chosen.values() if x.model is model}
+        own = {column: x for x, column in chosen.values() if x.model is model}
         if own:
             values[model] = {
-                str(key): Value(float(x.value or 0), (x.step, x.documents, _limit(x)))
-                for key, x in own.items()
+                column: Value(x.columns[table.key, column], x.conditions)
+                for column, x in own.items()
             }
             _add_average(values[model], table)
     return values
@@ -93,8 +85,7 @@ def needles(found: Found) -> dict[Model, list[Needles]]:
 def needle_values(results: Iterable[Needles]) -> Values:
     """The same as numbers in columns of Table 2, in percent."""
     return {
-        paper.needle_key(x.task, x.length): Value(100 * x.accuracy, (x.step, x.samples))
-        for x in results
+        paper.needle_key(x.task, x.length): Value(100 * x.accuracy, x.conditions) for x in results
     }
 
 
@@ -104,15 +95,16 @@ def summary(found: Found) -> Mapping[Model, Values]:
     for task, name, title in (
         ("text", "bits_per_byte", "bits per byte"),
         ("mqar", "accuracy", "recall"),
+        ("needles", "exact", "whole answers"),
     ):
         for x in evaluations(found, task):
             number = x.overall.get(name)
-            if number is not None and x.post_training is None:
+            if number is not None:
                 own = Value(number, (x.step, x.length, x.overall["tokens"]))
                 values[x.model][title] = own
     for model, results in needles(found).items():
         mean = sum(x.accuracy for x in results) / len(results)
-        conditions = tuple((x.task, x.length, x.step, x.samples) for x in results)
+        conditions = tuple(x.conditions for x in results)
         values[model]["needles, %"] = Value(100 * mean, conditions)
     for table, title in (
         (paper.language_modelling(), "Table 1 average"),
@@ -152,14 +144,6 @@ def _add_average(values: dict[str, Value], table: PaperTable) -> None:
         values[AVERAGE] = Value(mean, tuple(values[key].conditions for key in keys))
 
 
-def _decay(evaluation: Evaluation) -> float:
-    return -1.0 if evaluation.post_training is None else evaluation.post_training
-
-
-def _limit(score: Score) -> Any:
-    return score.settings.get("limit")
-
-
-def _score_rank(score: Score) -> tuple[int, int, str]:
+def _rank(score: Score) -> tuple[int, int, str]:
     """The last step first, then the most documents, then the last day."""
-    return score.step, score.documents or 0, score.result.content["date"]
+    return score.step, score.documents, score.result.content["date"]

@@ -107,23 +107,28 @@ def throughput_section(content: Mapping[str, Any]) -> Section:
 
 
 def _sweep(number: int, sweep: Sweep) -> Section:
-    blocks: list[Block] = [_cells(sweep)]
-    pictures = [
-        Picture(
-            f"sweep-{number}-{place}.png",
+    notes = [f"{sweep.finished} of {sweep.planned} runs are finished; {sweep.better} is better."]
+    if sweep.choice:
+        notes.append(f"Chosen: {sweep.choice}.")
+    blocks: list[Block] = [Text(" ".join(notes)), _cells(sweep)]
+    path = sweep.result.path.with_suffix(".png")
+    if path.is_file():
+        picture = Picture(
+            f"sweep-{number}.png",
             path.read_bytes(),
-            f"Picture of the sweep {sweep.name}; the table has the numbers",
-            f"{sweep.name}: {path.name}",
+            f"{sweep.title}: {sweep.label} by {', '.join(sweep.axes)}; the table has the numbers",
+            f"{sweep.title}: {sweep.label}",
             wide=True,
         )
-        for place, path in enumerate(sorted(sweep.result.path.parent.glob("*.png")), 1)
-    ]
-    if pictures:
-        blocks.append(Pictures(pictures))
-    if "ablation" in sweep.name.lower() or "table5" in sweep.name.lower():
+        blocks.append(Pictures([picture]))
+    figure = ""
+    if sweep.name.startswith("table5"):
         blocks.append(ablation_table())
-    title = f"Sweep: {sweep.name}"
-    return Section(f"sweep-{number}", title, title, blocks)
+        figure = " (the paper's Table 5)"
+    elif sweep.name.startswith("figure5"):
+        figure = " (the paper's Figure 5)"
+    title = f"{sweep.title}{figure}"
+    return Section(f"sweep-{number}", f"Sweep {sweep.name}", title, blocks)
 
 
 def _cells(sweep: Sweep) -> Table:
@@ -144,23 +149,31 @@ def _cells(sweep: Sweep) -> Table:
     if across is not None:
         values.sort()
     over = "" if across is None else sweep.axes[across]
-    columns = [Column("mean" if value is None else _name(value), over) for value in values]
-    rows = [
-        Row(", ".join(map(_name, place)), [Cell(_spread(cells.get(v))) for v in values])
-        for place, cells in by_row.items()
-    ]
+    columns = [Column(sweep.label if value is None else _name(value), over) for value in values]
+    if sweep.chosen_axis is not None:
+        columns.append(Column(f"chosen {sweep.chosen_axis}"))
+    rows = []
+    for place, cells in by_row.items():
+        texts = [_spread(cells.get(value)) for value in values]
+        if sweep.chosen_axis is not None:
+            chosen = dict.fromkeys(x.chosen for x in cells.values() if x.chosen is not None)
+            texts.append(", ".join(map(_name, chosen)))
+        rows.append(Row(", ".join(map(_name, place)), [Cell(text) for text in texts]))
     corner = ", ".join(axis for place, axis in enumerate(sweep.axes) if place != across)
     seeds = sorted({cell.seeds for cell in sweep.cells})
-    caption = f"Mean of {' or '.join(map(str, seeds))} seeds (lowest to highest)"
+    caption = f"{sweep.label}: mean of {' or '.join(map(str, seeds))} seeds (lowest to highest)"
     return text_table(caption, corner, columns, rows)
 
 
 def _spread(cell: SweepCell | None) -> str:
-    if cell is None or cell.mean is None:
+    if cell is None:
         return ""
-    if cell.lowest is None or cell.highest is None or cell.seeds < 2:
-        return f"{cell.mean:.3f}"
-    return f"{cell.mean:.3f} ({cell.lowest:.3f} to {cell.highest:.3f})"
+    lost = f", {cell.diverged} diverged" if cell.diverged else ""
+    if cell.mean is None or cell.lowest is None or cell.highest is None:
+        return lost.removeprefix(", ")
+    if cell.seeds < 2:
+        return f"{cell.mean:.3f}{lost}"
+    return f"{cell.mean:.3f} ({cell.lowest:.3f} to {cell.highest:.3f}){lost}"
 
 
 def _name(value: str | float) -> str:

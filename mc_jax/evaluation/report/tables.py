@@ -37,7 +37,7 @@ def harness_tables(found: Found) -> list[Section]:
         if values := shown.scores(found, table):
             columns = [c for c in table.columns if any(c.key in own for own in values.values())]
             blocks = [*_comparison(table, columns, values), *_partial(found.scores, table)]
-            sections.append(Section(table.key, short, table.title, blocks))
+            sections.append(Section(table.anchor, short, table.title, blocks))
     if found.scores:
         sections.append(
             Section("harness", "All tasks", "All tasks of the harness", [_tasks(found)])
@@ -62,7 +62,7 @@ def needle_table(found: Found) -> Section | None:
     ]
     if pictures:
         blocks.append(Pictures(pictures))
-    return Section(table.key, "Needles", table.title, blocks)
+    return Section(table.anchor, "Needles", table.title, blocks)
 
 
 def _comparison(
@@ -178,9 +178,10 @@ def _partial(scores: Sequence[Score], table: PaperTable) -> list[Block]:
     """Which numbers are of a part of the documents only."""
     parts = sorted(
         {
-            f"{x.task}: {x.settings['limit']}"
+            f"{x.name}: {x.documents:,}"
             for x in scores
-            if x.table == table.key and x.settings.get("limit") is not None
+            if any(name == table.key for name, _ in x.columns)
+            and x.settings.get("limit") is not None
         }
     )
     if not parts:
@@ -191,17 +192,18 @@ def _partial(scores: Sequence[Score], table: PaperTable) -> list[Block]:
 def _tasks(found: Found) -> Table:
     """Every metric with its standard error."""
     rows = []
-    for score in sorted(found.scores, key=lambda x: (found.models.index(x.model), x.task)):
+    order = {model: number for number, model in enumerate(found.models)}
+    for score in sorted(found.scores, key=lambda x: (order[x.model], x.task, x.context or 0)):
         settings = ", ".join(
             f"{name} {value}" for name, value in score.settings.items() if value is not None
         )
         for name, (value, error) in score.metrics.items():
             cells = [
-                score.task,
+                score.name,
                 name,
                 "" if value is None else f"{value:.4f}",
                 "" if error is None else f"{error:.4f}",
-                "" if score.documents is None else f"{score.documents:,}",
+                f"{score.documents:,}",
                 f"{score.step:,}",
                 settings,
             ]

@@ -24,7 +24,7 @@ from mc_jax.evaluation.report.kinds import Evaluation, Number, Span
 from mc_jax.evaluation.report.models import base_of
 
 _POINTS = 400  # most points of a line: more than a picture can tell apart
-_TASKS = {"text": "text", "mqar": "recall"}
+_TASKS = {"text": "text", "mqar": "recall", "needles": "needles"}
 
 
 def curves(found: Found) -> Section | None:
@@ -62,16 +62,16 @@ def text(found: Found) -> Section | None:
             _show(x.overall.get(name), form)
             for name, form in (("loss", ".4f"), ("perplexity", ".3f"), ("bits_per_byte", ".4f"))
         ]
-        numbers.append(_change(found, evaluations, x, "bits_per_byte"))
-        rows.append(Row(shown.of_evaluation(x), [Cell(text) for text in numbers]))
+        numbers.append(_change(evaluations, x, "bits_per_byte"))
+        rows.append(Row(x.model.label, [Cell(text) for text in numbers]))
     caption = "Held-out text. The last column is the difference in bits per byte; less is better."
     blocks: list[Block] = [text_table(caption, "model", columns, rows)]
     lines = [
         charts.Line(
-            shown.of_evaluation(x),
+            x.model.label,
             [float(np.sqrt(max(span.first, 1) * (span.last + 1))) for span in x.by_position],
             _values(x.by_position),
-            _style(found, evaluations, x),
+            found.models.index(x.model),
         )
         for x in evaluations
         if x.by_position
@@ -105,14 +105,14 @@ def recall(found: Found) -> Section | None:
         by_pairs = dict(x.by_pairs)
         numbers = [f"{x.step:,}", f"{x.length:,}", f"{x.overall['tokens']:,}"]
         numbers.append(_show(x.overall.get("accuracy"), ".4f"))
-        numbers.append(_change(found, evaluations, x, "accuracy"))
+        numbers.append(_change(evaluations, x, "accuracy"))
         numbers += [_show(by_pairs.get(count), ".4f") for count in pairs]
-        rows.append(Row(shown.of_evaluation(x), [Cell(text) for text in numbers]))
+        rows.append(Row(x.model.label, [Cell(text) for text in numbers]))
     caption = "Recall: the share of queries that are answered right; more is better."
     blocks: list[Block] = [text_table(caption, "model", columns, rows)]
     by_pairs_lines, by_distance_lines = [], []
     for x in evaluations:
-        label, style = shown.of_evaluation(x), _style(found, evaluations, x)
+        label, style = x.model.label, found.models.index(x.model)
         counts, values = [count for count, _ in x.by_pairs], _nans([v for _, v in x.by_pairs])
         by_pairs_lines.append(charts.Line(label, counts, values, style))
         starts = [span.first for span in x.by_distance]
@@ -139,16 +139,37 @@ def recall(found: Found) -> Section | None:
     return _section("recall", "Recall", "Associative recall", blocks)
 
 
+def answers(found: Found) -> Section | None:
+    """Held-out needles of models that were trained on them, by task and depth."""
+    evaluations = shown.evaluations(found, "needles")
+    if not evaluations:
+        return None
+    places = sorted({(task, depth) for x in evaluations for task, depth, _ in x.by_depth})
+    columns = [
+        *(Column(name) for name in ("step", "length", "overall", "against no caching")),
+        *(Column(f"{depth:g}%", f"S-NIAH-{task}, depth") for task, depth in places),
+    ]
+    rows = []
+    for x in evaluations:
+        by_depth = {(task, depth): exact for task, depth, exact in x.by_depth}
+        numbers = [f"{x.step:,}", f"{x.length:,}", _show(x.overall.get("exact"), ".4f")]
+        numbers.append(_change(evaluations, x, "exact"))
+        numbers += [_show(by_depth.get(place), ".4f") for place in places]
+        rows.append(Row(x.model.label, [Cell(text) for text in numbers]))
+    caption = "The share of answers of which every token is the likeliest; more is better."
+    table = text_table(caption, "model", columns, rows)
+    return _section("answers", "Held-out needles", "Held-out needles", [table])
+
+
 def gates(found: Found) -> Section | None:
     """Where the gates look: the maps that `eval.py` has drawn, and their means."""
-    evaluations = [
-        x for task in ("text", "mqar") for x in shown.evaluations(found, task) if x.gates
-    ]
+    tasks = dict.fromkeys(x.task for x in found.evaluations)
+    evaluations = [x for task in tasks for x in shown.evaluations(found, task) if x.gates]
     if not evaluations:
         return None
     rows, pictures = [], []
     for number, x in enumerate(evaluations, 1):
-        label = shown.of_evaluation(x)
+        label = x.model.label
         for block, online, on_answer in x.gates:
             weights = [" ".join(f"{w:.2f}" for w in heads) for heads in (online, on_answer)]
             rows.append(Row(f"{label}, block {block}", [Cell(text) for text in weights]))
@@ -231,30 +252,22 @@ def _by_span(
     for x, row in zip(evaluations, spans, strict=True):
         values = {(span.first, span.last): span.value for span in row}
         cells = [Cell(_show(values.get(place), ".4f")) for place in places]
-        rows.append(Row(shown.of_evaluation(x), cells))
+        rows.append(Row(x.model.label, cells))
     return text_table(caption, "model", columns, rows)
 
 
-def _change(found: Found, evaluations: Sequence[Evaluation], own: Evaluation, name: str) -> str:
+def _change(evaluations: Sequence[Evaluation], own: Evaluation, name: str) -> str:
     """A number less that of the model without caching, evaluated the same way; or nothing."""
-    # With post-training caching the model is its own base.
-    base = own.model if own.post_training is not None else base_of(own.model, found.models)
-    value = own.overall.get(name)
-    for other in evaluations:
-        same = (other.step, other.length, other.overall["tokens"])
-        plain = other.model is base and other.post_training is None
-        if plain and same == (own.step, own.length, own.overall["tokens"]):
-            before = other.overall.get(name)
-            if value is not None and before is not None:
-                return f"{value - before:+.4f}"
-    return ""
-
-
-def _style(found: Found, evaluations: Sequence[Evaluation], own: Evaluation) -> int:
-    """The model's colour everywhere; others with post-training caching."""
-    if own.post_training is None:
-        return found.models.index(own.model)
-    return len(found.models) + evaluations.index(own)
+    by_model = {x.model: x for x in evaluations}
+    base = base_of(own.model, list(by_model))
+    if base is None:
+        return ""
+    other = by_model[base]
+    value, before = own.overall.get(name), other.overall.get(name)
+    same = [(x.step, x.length, x.overall["tokens"]) for x in (own, other)]
+    if value is None or before is None or same[0] != same[1]:
+        return ""
+    return f"{value - before:+.4f}"
 
 
 def _picture(path: Path) -> bytes | None:
