@@ -93,6 +93,8 @@ def lines(
             axis.xaxis.set_major_formatter(lambda value, _: short(value))
         if log_y:
             axis.set_yscale("log")
+            for ticks in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+                ticks(lambda value, _: short(value))
         if limits:
             axis.set_ylim(limits)
         figure.legend(loc="outside lower center", ncols=2 if named > 3 else 1)

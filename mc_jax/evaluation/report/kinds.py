@@ -86,8 +86,7 @@ class Score(NamedTuple):
     @property
     def conditions(self) -> str:
         """What two numbers of a task have to share to be compared."""
-        other = {"post_training_caching", "log_samples"}
-        settings = {k: v for k, v in self.settings.items() if k not in other}
+        settings = {k: v for k, v in self.settings.items() if k != "post_training_caching"}
         return json.dumps([self.step, self.documents, settings], sort_keys=True)
 
 
@@ -198,6 +197,7 @@ def read_score(result: Result, model: Model) -> Score:
     }
     context = content["context"]
     settings = {**content["settings"], "num_fewshot": content["num_fewshot"]}
+    settings.pop("log_samples", None)  # changes no number
     return Score(
         model,
         result,

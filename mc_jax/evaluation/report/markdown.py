@@ -32,7 +32,9 @@ def render(document: Document, pictures: str) -> str:
 def escape(text: str) -> str:
     """Text that Markdown shows as it is."""
     text = text.replace("&", "&amp;").replace("<", "&lt;")
-    return " ".join(re.sub(r"([\\`*_\[\]|#~$])", r"\\\1", text).split())
+    # An underscore within a word is one.
+    special = r"([\\`*\[\]|#~$]|(?<![^\W_])_|_(?![^\W_]))"
+    return " ".join(re.sub(special, r"\\\1", text).split())
 
 
 @functools.singledispatch

@@ -109,7 +109,7 @@ def throughput_section(content: Mapping[str, Any]) -> Section:
 def _sweep(number: int, sweep: Sweep) -> Section:
     notes = [f"{sweep.finished} of {sweep.planned} runs are finished; {sweep.better} is better."]
     if sweep.choice:
-        notes.append(f"Chosen: {sweep.choice}.")
+        notes.append(f"{sweep.choice}.")
     blocks: list[Block] = [Text(" ".join(notes)), _cells(sweep)]
     path = sweep.result.path.with_suffix(".png")
     if path.is_file():
@@ -161,7 +161,9 @@ def _cells(sweep: Sweep) -> Table:
         rows.append(Row(", ".join(map(_name, place)), [Cell(text) for text in texts]))
     corner = ", ".join(axis for place, axis in enumerate(sweep.axes) if place != across)
     seeds = sorted({cell.seeds for cell in sweep.cells})
-    caption = f"{sweep.label}: mean of {' or '.join(map(str, seeds))} seeds (lowest to highest)"
+    caption = (
+        f"{sweep.label}: mean of {' or '.join(map(str, seeds))} seeds (lowest\N{EN DASH}highest)"
+    )
     return text_table(caption, corner, columns, rows)
 
 
@@ -173,7 +175,7 @@ def _spread(cell: SweepCell | None) -> str:
         return lost.removeprefix(", ")
     if cell.seeds < 2:
         return f"{cell.mean:.3f}{lost}"
-    return f"{cell.mean:.3f} ({cell.lowest:.3f} to {cell.highest:.3f}){lost}"
+    return f"{cell.mean:.3f} ({cell.lowest:.3f}\N{EN DASH}{cell.highest:.3f}){lost}"
 
 
 def _name(value: str | float) -> str:
