@@ -1,5 +1,6 @@
 """What a report consists of, whether it becomes a page or a Markdown file."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -118,8 +119,14 @@ class Document(NamedTuple):
 
 
 def text_table(caption: str, corner: str, columns: Sequence[Column], rows: Sequence[Row]) -> Table:
-    """A table of one group."""
-    return Table(caption, corner, columns, [Group("", rows)])
+    """A table of one group, without the columns that hold nothing."""
+    filled = [any(row.cells[i].text for row in rows) for i in range(len(columns))]
+    return Table(
+        caption,
+        corner,
+        list(itertools.compress(columns, filled)),
+        [Group("", [Row(row.label, list(itertools.compress(row.cells, filled))) for row in rows])],
+    )
 
 
 def with_best(

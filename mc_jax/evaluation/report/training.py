@@ -42,7 +42,7 @@ def curves(found: Found) -> Section | None:
         caption = f"Loss on {name}: held-out (dots) and, faint, of training"
         alt = f"Loss over tokens of training on {name}. At the end: {ends}"
         pictures.append(Picture(f"curves-{task}.svg", picture, alt, caption))
-    return _section("curves", "Training", "Training", [Pictures(pictures)]) if pictures else None
+    return Section("curves", "Training", "Training", [Pictures(pictures)]) if pictures else None
 
 
 def text(found: Found) -> Section | None:
@@ -86,7 +86,7 @@ def text(found: Found) -> Section | None:
         )
         caption = "Bits per byte by position in the context"
         blocks.append(_by_span(caption, evaluations, [x.by_position for x in evaluations]))
-    return _section("text", "Held-out text", "Held-out text", blocks)
+    return Section("text", "Held-out text", "Held-out text", blocks)
 
 
 def recall(found: Found) -> Section | None:
@@ -136,7 +136,7 @@ def recall(found: Found) -> Section | None:
     blocks.append(Pictures(pictures))
     caption = "Recall by distance from the value to the query, in tokens"
     blocks.append(_by_span(caption, evaluations, [x.by_distance for x in evaluations]))
-    return _section("recall", "Recall", "Associative recall", blocks)
+    return Section("recall", "Recall", "Associative recall", blocks)
 
 
 def answers(found: Found) -> Section | None:
@@ -158,7 +158,7 @@ def answers(found: Found) -> Section | None:
         rows.append(Row(x.model.label, [Cell(text) for text in numbers]))
     caption = "The share of answers of which every token is the likeliest; more is better."
     table = text_table(caption, "model", columns, rows)
-    return _section("answers", "Held-out needles", "Held-out needles", [table])
+    return Section("answers", "Held-out needles", "Held-out needles", [table])
 
 
 def gates(found: Found) -> Section | None:
@@ -181,9 +181,6 @@ def gates(found: Found) -> Section | None:
             caption = f"{label}: weights of the memories (columns) for each token (rows){note}"
             pictures.append(Picture(f"gates-{number}.png", content, alt, caption, wide=True))
     columns = [Column("online memory"), Column("the memory with the answer")]
-    if not any(on_answer for x in evaluations for _, _, on_answer in x.gates):
-        columns.pop()
-        rows = [Row(row.label, row.cells[:1]) for row in rows]
     caption = "Mean weight by head, among the tokens that see a cached memory"
     note = (
         "One held-out example each. A row's weights add up to 1; the online memory is the running "
@@ -193,11 +190,7 @@ def gates(found: Found) -> Section | None:
     if pictures:
         blocks.append(Pictures(pictures))
     blocks.append(text_table(caption, "layer", columns, rows))
-    return _section("gates", "Gates", "Where the gates look", blocks)
-
-
-def _section(anchor: str, short: str, title: str, blocks: Sequence[Block]) -> Section:
-    return Section(anchor, short, title, blocks)
+    return Section("gates", "Gates", "Where the gates look", blocks)
 
 
 def _lines(found: Found, curve: Curve) -> list[charts.Line]:
