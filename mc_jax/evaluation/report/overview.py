@@ -155,7 +155,10 @@ def _what(content: Mapping[str, Any]) -> str:
 
 
 def _versions(result: Result) -> str:
-    return ", ".join(f"{name} {version}" for name, version in result.content["versions"].items())
+    versions = dict(result.content["versions"])
+    if "lm_eval" in result.content:  # of the harness's results alone
+        versions["lm_eval"] = result.content["lm_eval"]
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _versions_of_all(results: Sequence[Result]) -> str:

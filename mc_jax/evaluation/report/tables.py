@@ -36,7 +36,10 @@ def harness_tables(found: Found) -> list[Section]:
     ):
         if values := shown.scores(found, table):
             columns = [c for c in table.columns if any(c.key in own for own in values.values())]
-            blocks = [*_comparison(table, columns, values), *_partial(found.scores, table)]
+            blocks = _comparison(table, columns, values)
+            if len(columns) < len(table.columns):
+                blocks.append(Text(f"Of {len(table.columns)} columns {len(columns)} are measured."))
+            blocks += _partial(found.scores, table)
             sections.append(Section(table.anchor, short, table.title, blocks))
     if found.scores:
         sections.append(
@@ -69,21 +72,23 @@ def _comparison(
     table: PaperTable, columns: Sequence[PaperColumn], values: Mapping[Model, Values]
 ) -> list[Block]:
     """A table of our numbers and the paper's of the same models, and one of what caching adds."""
-    groups = [_ours(columns, values)]
+    papers = {}
     for number, size in enumerate(table.sizes):
         rows = {m: table.row(number, m.family, m.caching) for m in values if not m.variant}
         # Models that are called the same have one row.
         found = {_paper_name(m): row for m, row in rows.items() if row}
         if found:
-            groups.append(_papers(columns, _paper_title(size), found))
+            papers[size] = found
+    listed = [*values.values(), *(row for rows in papers.values() for row in rows.values())]
+    columns = [c for c in columns if any(c.key in row for row in listed)]
+    groups = [_ours(columns, values)]
+    groups += [_papers(columns, _paper_title(size), rows) for size, rows in papers.items()]
     headings = [_heading(column) for column in columns]
-    missing = len(table.columns) - len(columns)
     caption = "Percent, more is better"
     caption += "; of perplexities (ppl) less." if any(c.lower for c in columns) else "."
-    caption += " Bold: the best of a group."
-    if missing:
-        caption += f" {missing} of the table's {len(table.columns)} columns are not measured here."
-    if not any(group.paper for group in groups):
+    if any(cell.best for group in groups for row in group.rows for cell in row.cells):
+        caption += " Bold: the best of a group."
+    if not papers:
         caption += " The paper has no row of these models."
     blocks: list[Block] = [Table(caption, "model", headings, groups)]
     if (changes := _changes(table, columns, values)) is not None:
@@ -251,4 +256,4 @@ def _heat_map(number: int, model: Model, results: Sequence[Needles]) -> Picture:
         f"S-NIAH-{x.task} at {x.length:,} tokens {100 * x.accuracy:.1f}%" for x in results
     )
     caption = f"{model.label}: accuracy in percent by length and depth of the needle"
-    return Picture(f"needles-{number}.svg", picture, alt, caption, wide=len(panels) > 1)
+    return Picture(f"needles-{number}.svg", picture, alt, caption, wide=True)

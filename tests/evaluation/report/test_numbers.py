@@ -96,7 +96,7 @@ def test_the_best_is_bold(report, tmp_path):
     assert "**20.50**" in file and "**61.25**" in file
     # The average would be of one task in place of eight.
     assert all("average" not in row for row in page.cells("table1").values())
-    assert "9 of the table's 11 columns are not measured here" in page.text
+    assert "Of 11 columns 2 are measured." in page.text
 
 
 @pytest.mark.parametrize("change", [{"steps": 40}, {"seed": 1}, {"dim": 64}, {"length": 128}])
@@ -211,6 +211,14 @@ def test_needles_beside_table_2(report, tmp_path):
     (picture,) = (a for tag, a in page.tags if tag == "img" and "of DLA+GRM" in a["alt"])
     assert "S-NIAH-1 at 4,096 tokens 87.5%" in picture["alt"]
     assert (to / "pictures" / "needles-2.svg").stat().st_size > 5000
+
+
+def test_needles_of_a_model_that_the_paper_has_not(report, tmp_path):
+    folder = workdir(tmp_path / "a", "linear", "grm")
+    needles(folder, 2, 2048, [0.25, 0.5])
+    page, _, _ = report(folder)
+    (row,) = page.cells("table2").values()
+    assert row == {"S-NIAH-2 2K": "37.50"} and "The paper has no row" in page.text
 
 
 def test_tables_3_and_4(report, tmp_path):
