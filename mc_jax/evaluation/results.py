@@ -35,7 +35,7 @@ class Result(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What `find` has found.
+    """What `search` has found.
 
     Attributes:
       results: each once, however many of the folders it is in.
@@ -74,8 +74,17 @@ def versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], "mc_jax": __version__, **found}
 
 
-def find(folders: Iterable[Path]) -> Found:
+def find(folders: Iterable[Path]) -> list[Result]:
     """All result files in folders and the folders in them, in the order of their paths.
+
+    Raises:
+      InputError: a folder that is not there.
+    """
+    return search(folders).results
+
+
+def search(folders: Iterable[Path]) -> Found:
+    """The same, and the damaged files among them.
 
     Raises:
       InputError: a folder that is not there.

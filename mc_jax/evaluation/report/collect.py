@@ -75,7 +75,7 @@ def collect(folders: Sequence[Path]) -> Found:
       InputError: a folder that is not there.
     """
     roots = list(dict.fromkeys(folders))
-    found = results.find(roots)
+    found = results.search(roots)
     left_out = [f"{path}: not readable as JSON" for path in found.damaged]
     sweeps = [r.path.parent for r in found.results if r.kind == "sweep"]
     shown = [r for r in found.results if r.kind == "sweep" or not _within(r.path, sweeps, roots)]

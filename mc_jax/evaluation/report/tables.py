@@ -103,7 +103,14 @@ def _ours(columns: Sequence[PaperColumn], values: Mapping[Model, Values]) -> Gro
     texts = [["" if x is None else f"{x:.2f}" for x in row] for row in numbers]
     cells = [[Cell(text) for text in row] for row in texts]
     if comparable(list(values)):
-        cells = with_best(numbers, texts, [c.lower for c in columns])
+        conditions = [
+            {own[c.key].conditions for own in values.values() if c.key in own} for c in columns
+        ]
+        fair = [
+            [x if len(c) == 1 else None for x, c in zip(row, conditions, strict=True)]
+            for row in numbers
+        ]
+        cells = with_best(fair, texts, [c.lower for c in columns])
     return Group("ours", [Row(_with_size(m), row) for m, row in zip(values, cells, strict=True)])
 
 

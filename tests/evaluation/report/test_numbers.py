@@ -119,8 +119,9 @@ def test_no_difference_between_other_documents(report, tmp_path):
     base, cached = workdir(tmp_path / "a", aggregation="none"), workdir(tmp_path / "b")
     score(base, "piqa", {(TABLE1, "piqa"): 60.0})
     score(cached, "piqa", {(TABLE1, "piqa"): 61.0}, limit=10, documents=10)
-    page, _, _ = report(base, cached)
+    page, _, to = report(base, cached)
     assert len(page.tables["table1"]) == 1
+    assert "<strong>61.00</strong>" not in (to / "report.html").read_text()
     assert "first documents of some tasks only (piqa: 10)" in page.text
 
 
