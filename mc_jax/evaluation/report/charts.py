@@ -94,7 +94,8 @@ def lines(
         if log_y:
             axis.set_yscale("log")
             for ticks in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-                ticks(lambda value, _: short(value))
+                # All nine of a decade would touch each other.
+                ticks(lambda value, _: short(value) if f"{value:e}"[0] in "125" else "")
         if limits:
             axis.set_ylim(limits)
         figure.legend(loc="outside lower center", ncols=2 if named > 3 else 1)
