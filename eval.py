@@ -23,6 +23,9 @@
   python eval.py harness --workdir=runs/default --tasks=table1
       the paper's tasks, or any, with the LM evaluation harness; --help says more
 
+  python eval.py report --workdir runs/a runs/b
+      a page of all results beside the paper's numbers
+
 Text models: bits per byte and perplexity, overall and by position in the context. Recall models:
 accuracy overall, by the number of key-value pairs and by the distance from value to query. For
 both, where the gates over memories look, in one held-out example.
@@ -38,6 +41,7 @@ from pathlib import Path
 
 from mc_jax.evaluation import evaluate, summary
 from mc_jax.evaluation.generation import export_command, generate_command
+from mc_jax.evaluation.report import report_command
 from mc_jax.training.cli import (
     Parser,
     add_caching_option,
@@ -58,6 +62,7 @@ COMMANDS = {
     "generate": generate_command,
     "export": export_command,
     "harness": harness_command,
+    "report": report_command,
 }
 
 

@@ -34,6 +34,18 @@ class Result(NamedTuple):
     content: dict[str, Any]
 
 
+class Found(NamedTuple):
+    """What `search` has found.
+
+    Attributes:
+      results: each once, however many of the folders it is in.
+      damaged: files that are called .json and are no JSON.
+    """
+
+    results: list[Result]
+    damaged: list[Path]
+
+
 def write(path: Path, kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
     """Write a result, whole or not at all.
 
@@ -68,25 +80,38 @@ def find(folders: Iterable[Path]) -> list[Result]:
     Raises:
       InputError: a folder that is not there.
     """
-    results = []
+    return search(folders).results
+
+
+def search(folders: Iterable[Path]) -> Found:
+    """The same, and the damaged files among them.
+
+    Raises:
+      InputError: a folder that is not there.
+    """
+    results: dict[Path, Result] = {}
+    damaged: dict[Path, None] = {}
     for folder in folders:
         if not folder.is_dir():
             raise InputError("workdir", str(folder), "a folder that exists")
         for path in sorted(folder.rglob("*.json")):
-            content = _read(path)
-            if content is not None:
-                results.append(Result(path, content["kind"], content))
-    return results
+            try:
+                content = json.loads(path.read_bytes())
+            except (OSError, ValueError):
+                damaged[path] = None
+            else:
+                if _is_result(content):
+                    results[path] = Result(path, content["kind"], content)
+    return Found(list(results.values()), list(damaged))
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    """A result, or None for any other JSON file."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    whole = isinstance(content, dict) and {"kind", "command", "date", "versions"} <= set(content)
-    return content if whole else None
+def _is_result(content: Any) -> bool:
+    """Whether it is a result and no other JSON."""
+    return (
+        isinstance(content, dict)
+        and all(isinstance(content.get(name), str) for name in ("kind", "command", "date"))
+        and isinstance(content.get("versions"), dict)
+    )
 
 
 def _command() -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mc_jax.evaluation.report import table
+from mc_jax.evaluation.summary import table
 
 
 def summary(results: Sequence[dict[str, Any]]) -> str:
