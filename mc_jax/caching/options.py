@@ -53,8 +53,8 @@ class Options:
                 "gate", "none", "context | shared_query | position: ssc selects memories by score"
             )
         if self.pooled != "keys" and not self.routed:
-            allowed = "keys (the default) where no gate reads it: grm, soup or ssc with "
-            raise InputError("pooled", self.pooled, allowed + "gate='context' or 'shared_query' do")
+            needed = "keys, or an aggregation and a gate that read it: grm | soup | ssc with "
+            raise InputError("pooled", self.pooled, needed + "gate = context | shared_query")
 
     @property
     def caches(self) -> bool:
