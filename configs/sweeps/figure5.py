@@ -1,8 +1,8 @@
 """Figure 5: recall (MQAR) over model width and number of pairs, by how memories are read.
 
     python train.py sweep --sweep=configs/sweeps/figure5.py                  # linear attention
-    python train.py sweep --sweep=configs/sweeps/figure5.py:titans           # linear | swla | dla | titans
-    python train.py sweep --sweep=configs/sweeps/figure5.py:linear,zoology   # the paper's grid
+    python train.py sweep --sweep=configs/sweeps/figure5.py:titans           # or swla, dla
+    python train.py sweep --sweep=configs/sweeps/figure5.py:linear,zoology   # the field's grid
     python train.py sweep --sweep=configs/sweeps/figure5.py --only learning_rate=0.008
 
 A cell is configs/mqar.py at another width. One run serves every number of pairs: training mixes
@@ -16,6 +16,7 @@ a GPU or TPU; --share divides it.
 import numpy as np
 
 from configs import mqar
+from mc_jax.errors import InputError
 from mc_jax.sweeps import Lines, Sweep, grid
 
 # How memories are read: aggregation and segmentation.
@@ -55,10 +56,13 @@ def zoology(rule, read, dim, pairs, learning_rate):
 
 
 def get_sweep(arg: str = "linear"):
-    rule, _, name = arg.partition(",")
+    rule, *name = arg.split(",")
+    if name not in ([], ["zoology"]):
+        allowed = "configs/sweeps/figure5.py:RULE or :RULE,zoology"
+        raise InputError("--sweep", arg, allowed)
     picture = Lines(x="dim", lines="read", panels="pairs")
     title = f"Recall of {rule} memories"
-    if name == "zoology":
+    if name:
         cells = grid(
             zoology,
             rule=(rule,),

@@ -1,7 +1,7 @@
 """Recall with and without caching: configs/mqar.py by update rule and aggregation.
 
     python train.py sweep --sweep=configs/sweeps/recall.py
-    python train.py sweep --sweep=configs/sweeps/recall.py --only rule=linear aggregation=none,grm --seeds 0
+    python train.py sweep --sweep=configs/sweeps/recall.py --only rule=linear --seeds 0
 
 The cells of an update rule differ in how memories are read and in nothing else: the model around
 it, data, steps and learning rate are those of configs/mqar.py. The README has the recall of 64

@@ -30,7 +30,8 @@ def check(sweep: Sweep) -> None:
 def _check_cells(sweep: Sweep) -> None:
     cells = sweep.cells
     if not cells or not all(isinstance(cell, Cell) and cell.axes for cell in cells):
-        raise InputError("sweep.cells", cells, "one Cell or more, each with its axes")
+        found = [dict(cell.axes) if isinstance(cell, Cell) else cell for cell in cells]
+        raise InputError("sweep.cells", found, "one Cell or more, each with its axes")
     for cell in cells:
         if list(cell.axes) != list(cells[0].axes):
             allowed = f"the axes of the first one, in their order: {list(cells[0].axes)}"

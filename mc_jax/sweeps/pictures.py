@@ -28,10 +28,11 @@ def draw(path: Path, sweep: Sweep, places: Sequence[Place]) -> None:
     """
     places = [place for place in places if place.values]
     picture = sweep.picture
-    panels = _values(places, picture.panels)
+    # In the sweep's order, and each with the look that it has when all runs are finished.
+    panels = [x for x in _values(sweep, picture.panels) if x in _shown(places, picture.panels)]
     columns = min(len(panels), _COLUMNS)
     lines = -(-len(panels) // columns)
-    height = 3.0 if isinstance(picture, Lines) else 0.9 + 0.42 * len(_values(places, picture.rows))
+    height = 3.0 if isinstance(picture, Lines) else 0.9 + 0.42 * len(_values(sweep, picture.rows))
     figure = Figure(figsize=(1.2 + 3.4 * columns, 0.9 + height * lines), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for axis, panel in zip(grid, panels, strict=False):
@@ -39,21 +40,32 @@ def draw(path: Path, sweep: Sweep, places: Sequence[Place]) -> None:
         if picture.panels is not None:
             axis.set_title(_panel_title(picture.panels, panel), fontsize=9)
         if isinstance(picture, Lines):
-            _draw_lines(axis, picture, shown, _values(places, picture.lines))
+            _draw_lines(axis, picture, shown, _values(sweep, picture.lines))
         else:
-            _draw_rows(axis, picture, shown, _values(places, picture.rows))
+            _draw_rows(axis, picture, shown, _values(sweep, picture.rows))
+        if sweep.number == "accuracy" and isinstance(picture, Lines):
+            axis.set_ylim(-0.03, 1.03)
         axis.spines[["top", "right"]].set_visible(False)
     for axis in grid[len(panels) :]:
         axis.set_visible(False)
+    for axis in grid[: len(panels)][-columns:]:  # the lowest of each column
+        axis.tick_params(labelbottom=True)
     _label(figure, list(grid[: len(panels)]), sweep)
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=120)
     replace(path, image.getvalue())
 
 
-def _values(places: Sequence[Place], axis: str | None) -> list[Any]:
-    """Values of an axis that occur, in order."""
-    return [None] if axis is None else list(dict.fromkeys(p.axes[axis] for p in places))
+def _values(sweep: Sweep, axis: str | None) -> list[Any]:
+    """All values of an axis; one that stands for all places where there is none."""
+    if axis is None:
+        return [None]
+    return list(sweep.parts) if axis == sweep.by else sweep.axes[axis]
+
+
+def _shown(places: Sequence[Place], axis: str | None) -> set[Any]:
+    """Values of an axis that have a number."""
+    return {None if axis is None else place.axes[axis] for place in places}
 
 
 def _panel_title(axis: str, value: Value) -> str:
@@ -65,6 +77,8 @@ def _draw_lines(
 ) -> None:
     for number, line in enumerate(lines):
         points = [p for p in places if p.axes[picture.lines] == line]
+        if not points:
+            continue
         points.sort(key=lambda p: float(p.axes[picture.x]))
         found = [p.to_json() for p in points]
         x: list[Any] = [p.axes[picture.x] for p in points]
