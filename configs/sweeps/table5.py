@@ -1,7 +1,7 @@
 """Table 5: what each part of memory caching is worth, for Titans with GRM and with SSC.
 
     python train.py sweep --sweep=configs/sweeps/table5.py        # recall of configs/mqar.py
-    python train.py sweep --sweep=configs/sweeps/table5.py:text   # bits per byte of the default job
+    python train.py sweep --sweep=configs/sweeps/table5.py:text   # bits per byte
 
 The paper's rows, of which "shared u and q" is empty there, and two of ours: segments described by
 the mean of their values in place of their keys, and memories that are snapshots of one recurrence
@@ -38,6 +38,7 @@ def config_of(task, aggregation, row):
     else:
         config = default.get_config()
         config.model.memory.update(rule="titans", aggregation=aggregation)
+        config.train.steps = 600
     changes = ROWS[row]
     config.model.memory.update(changes[aggregation] if row == "no gating" else changes)
     return config

@@ -33,7 +33,7 @@ def draw(path: Path, sweep: Sweep, places: Sequence[Place]) -> None:
     columns = min(len(panels), _COLUMNS)
     lines = -(-len(panels) // columns)
     height = 3.0 if isinstance(picture, Lines) else 0.9 + 0.42 * len(_values(sweep, picture.rows))
-    figure = Figure(figsize=(1.2 + 3.4 * columns, 0.9 + height * lines), layout="constrained")
+    figure = Figure(figsize=(1.6 + 3.4 * columns, 0.9 + height * lines), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for axis, panel in zip(grid, panels, strict=False):
         shown = [p for p in places if picture.panels is None or p.axes[picture.panels] == panel]
@@ -149,6 +149,8 @@ def _label(figure: Figure, axes: Sequence[Axes], sweep: Sweep) -> None:
         )
         shown = "lines are means, bands reach from the lowest to the highest seed"
     else:
-        figure.supxlabel(f"{sweep.label} ({'higher' if sweep.higher else 'lower'} is better)")
+        figure.supxlabel(
+            f"{sweep.label} ({'higher' if sweep.higher else 'lower'} is better)", fontsize=10
+        )
         shown = "diamonds are means, dots are seeds"
     figure.suptitle(f"{sweep.title}: {shown}" if sweep.title else shown, fontsize=10)

@@ -145,6 +145,14 @@ def test_the_sweeps_of_this_repository(name, runs):
     assert len(settings) == len(sweep.cells), "no two cells are the same experiment"
 
 
+def test_the_example_of_the_documentation(tmp_path):
+    text = (ROOT / "docs" / "sweeps.md").read_text()
+    (tmp_path / "own.py").write_text(text.partition("```python\n")[2].partition("```")[0])
+    sweep = call_in_file("--sweep", str(tmp_path / "own.py"), "get_sweep", Sweep)
+    check(sweep)
+    assert [cell.name for cell in sweep.cells][:3] == ["grm-8-0.004", "grm-8-0.008", "grm-16-0.004"]
+
+
 @pytest.mark.parametrize(
     ("name", "found"), [("figure5.py:linear,zoo", "linear,zoo"), ("table5.py:texts", "texts")]
 )
