@@ -61,25 +61,20 @@ class Run(NamedTuple):
         Raises:
           InputError: its outcome.json is damaged.
         """
-        path = self.folder / "outcome.json"
-        try:
-            return RunResult(**json.loads(path.read_bytes()))
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError) as error:
-            allowed = f"a readable file ({error}); delete the folder to do the run again"
-            raise InputError(str(path), "a damaged file", allowed) from None
+        found = _read(self.folder / "outcome.json")
+        return None if found is None else RunResult(**found)
 
     def check_unchanged(self) -> None:
         """Check that what was begun in the folder is this run.
 
         Raises:
-          InputError: another experiment was; every setting that differs is named.
+          InputError: another experiment was, and every setting that differs is named; or the
+            folder's config.json is damaged.
         """
-        path = self.folder / "config.json"
-        if not path.exists():
+        saved = _read(self.folder / "config.json")
+        if saved is None:
             return
-        changed = differences(json.loads(path.read_bytes()), check(self.config).to_json())
+        changed = differences(saved, check(self.config).to_json())
         if changed:
             found = {name: now for name, (_, now) in changed.items()}
             before = ", ".join(f"{name}={old!r}" for name, (old, _) in changed.items())
@@ -103,6 +98,17 @@ class Run(NamedTuple):
         # The next run has programs of its own.
         jax.clear_caches()
         return None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """What a JSON file holds; None if there is none."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        allowed = f"a readable file ({error}); delete the folder to do the run again"
+        raise InputError(str(path), "a damaged file", allowed) from None
 
 
 def runs_of(sweep: Sweep, cells: Sequence[Cell], workdir: Path) -> list[Run]:

@@ -141,6 +141,16 @@ def test_a_changed_config_is_refused_and_a_diverged_run_is_recorded(run, steps, 
     assert steps.taken == taken, "it diverges once"
 
 
+@pytest.mark.parametrize("name", ["config.json", "outcome.json"])
+def test_a_damaged_file_is_named(run, steps, tmp_path, name):
+    folder = tmp_path / "sweep" / "grm-seed1"
+    folder.mkdir(parents=True)
+    (folder / name).write_text('{"held')
+    with pytest.raises(InputError, match=f"grm-seed1/{name}: found 'a damaged file'") as error:
+        run()
+    assert "delete the folder to do the run again" in str(error.value) and steps.taken == 0
+
+
 def test_nothing_to_report(run, tmp_path):
     with pytest.raises(InputError, match="--report: found .*sweep'; allowed: a folder with a fin"):
         run("--report")
