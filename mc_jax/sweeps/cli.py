@@ -17,7 +17,7 @@ HELP = """Train many runs, evaluate them, and compare them over seeds.
   python train.py sweep --sweep=configs/sweeps/figure5.py
       every cell with every seed, in runs/sweeps/figure5; NAME.py:TEXT calls its get_sweep("TEXT")
 
-  python train.py sweep --sweep=configs/sweeps/figure5.py --only dim=16,32 aggregation=grm
+  python train.py sweep --sweep=configs/sweeps/figure5.py --only dim=16,32 read=grm
       only the cells with these values
 
   python train.py sweep --sweep=configs/sweeps/figure5.py --report
