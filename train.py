@@ -13,6 +13,9 @@
   python train.py plan --config=configs/NAME.py --topology=v5p:4x4x4
       whether it fits on devices that are not here, and what it costs; plan --help says more
 
+  python train.py sweep --sweep=configs/sweeps/NAME.py
+      many runs, evaluated and compared, with a table and a picture; sweep --help says more
+
   python train.py --config=configs/NAME.py --config.mesh.fsdp=8 --config.mesh.tensor=4
       what the devices share; docs/scale.md tells data, fsdp, context and tensor
 
@@ -27,22 +30,23 @@ used; 3 another host was lost; 130 and 143 it was stopped by Ctrl-C or SIGTERM a
 """
 
 import os
-import re
 import sys
 from pathlib import Path
 
 from mc_jax.planning.cli import plan_command
+from mc_jax.sweeps.cli import sweep_command
 from mc_jax.training import DivergedError, HostLostError, hosts, join, train
-from mc_jax.training.cli import Parser, read_config, run
+from mc_jax.training.cli import Parser, default_folder, read_config, run
 
+COMMANDS = {"plan": plan_command, "sweep": sweep_command}
 DEFAULT_CONFIG = os.path.relpath(Path(__file__).parent / "configs" / "default.py")
 
 
 @hosts.not_held_up()
 def main() -> int:
     """Run the experiment that the command line describes; returns the exit code."""
-    if sys.argv[1:2] == ["plan"]:
-        return plan_command(sys.argv[2:])
+    if sys.argv[1:2] and sys.argv[1] in COMMANDS:
+        return COMMANDS[sys.argv[1]](sys.argv[2:])
     parser = Parser(__doc__)
     parser.add_argument("--config", default=DEFAULT_CONFIG, metavar="FILE", help="the experiment")
     parser.add_argument("--workdir", metavar="FOLDER", help="the run's; default runs/<config name>")
@@ -56,10 +60,9 @@ def main() -> int:
     arguments, overrides = parser.parse_known_args()
     join(arguments.distributed, arguments.coordinator, arguments.processes, arguments.process)
     config = read_config(arguments.config, overrides)
-    file, _, argument = arguments.config.partition(":")
-    name = "-".join([Path(file).stem, *re.findall(r"[\w.]+", argument)])
+    workdir = Path(arguments.workdir or f"runs/{default_folder(arguments.config)}")
     try:
-        outcome = train(config, Path(arguments.workdir or f"runs/{name}"))
+        outcome = train(config, workdir)
     except DivergedError as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1

@@ -7,8 +7,8 @@
 The model reads up to 64 pairs of a key and a value and must name the value of every key that comes
 again. A fixed-size state does not hold them all; one layer with segments of 8 tokens, 4 pairs
 each, has to find the right cached memory. The README has the recall at 64 pairs by update rule and
-aggregation, the mean of three seeds; `python -m benchmarks.recall` makes it. A run takes two to
-three minutes on two cores (Titans five), and `python eval.py --workdir=runs/mqar` evaluates it.
+aggregation, the mean of three seeds; the sweep configs/sweeps/recall.py makes it. A run takes two
+to three minutes on two cores (Titans five), and `python eval.py --workdir=runs/mqar` evaluates it.
 """
 
 from configs import base
@@ -24,7 +24,7 @@ def get_config(arg: str = "linear,grm"):
     config.model.memory.update(
         rule=rule, aggregation=aggregation, segment_len=segment_len, chunk_len=8, expansion=1
     )
-    # Counts are mixed in training, as in Zoology; the benchmark compares recall at the largest.
+    # Counts are mixed in training, as in Zoology; the README compares recall at the largest.
     config.data.mqar.update(vocab_size=256, pairs=(16, 32, 64), eval_pairs=(8, 16, 32, 64))
     config.train.update(
         steps=1000,

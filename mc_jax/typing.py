@@ -20,8 +20,8 @@ Dimension names in jaxtyping annotations and shape-letter suffixes:
 
 Terms: a *segment* is the interval at whose end a memory is cached, a *chunk* the block of tokens
 that is compressed in parallel, the *state* the running recurrence, a *memory* what is cached and
-read, the *cache* the stored memories with their descriptors, a *descriptor* the mean key of a
-segment, and the *gate* the weights with which a token reads its memories.
+read, the *cache* the stored memories with their descriptors, a *descriptor* the mean key (or
+value) of a segment, and the *gate* the weights with which a token reads its memories.
 """
 
 from jaxtyping import Array, Bool, Float, Int, PyTree

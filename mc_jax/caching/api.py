@@ -41,6 +41,7 @@ def memory_caching(
     gate: str = "context",
     top_k: int = 4,
     chunk_len: int = 64,
+    pooled: str = "keys",
     mem_norm: str = "layer",
     activation: str = "gelu",
     initial_cache: Cache | None = None,
@@ -65,8 +66,8 @@ def memory_caching(
       k: keys.
       v: values.
       u: what the gate scores memories with. For `gate="context"` router queries, shaped as q: the
-        score of a memory is `<u_t, mean key of its segment>`. For "shared_query" None, or a
-        temperature [heads] on `<q_t, mean key>`. For "position" scores by distance
+        score of a memory is `<u_t, descriptor of its segment>`. For "shared_query" None, or a
+        temperature [heads] on `<q_t, descriptor>`. For "position" scores by distance
         [batch, length, heads, distances]: entry 0 is the online memory's, entry i that of the
         memory i segments back (with logarithmic segments, of level i - 1); the last entry serves
         all that lie further. Not read by "none", nor where the aggregation has no gate.
@@ -85,6 +86,7 @@ def memory_caching(
       top_k: cached memories that ssc selects.
       chunk_len: tokens compressed in parallel. MLP memories take their inner gradients at the
         weights of the chunk's start, so there it is part of the meaning; 1 is the exact recurrence.
+      pooled: whose mean over a segment is its descriptor: keys | values.
       mem_norm: norm of an MLP memory: layer | none | weight_l2.
       activation: of an MLP memory: gelu (exact) | gelu_tanh | silu | relu.
       initial_cache: cache of an earlier call with the same options, to go on from.
@@ -111,7 +113,9 @@ def memory_caching(
     Raises:
       InputError: an option or an array that does not fit; it names the argument.
     """
-    options = Options(aggregation, segment_len, segmentation, write_mode, gate, top_k, chunk_len)
+    options = Options(
+        aggregation, segment_len, segmentation, write_mode, gate, top_k, chunk_len, pooled
+    )
     the_rule = get_rule(rule, mem_norm=mem_norm, activation=activation)
     check_arrays(options, the_rule, q, k, v, u, gates, params)
     if implementation is None:

@@ -34,9 +34,11 @@ class Cache(NamedTuple):
     Attributes:
       position: tokens read so far, int32 []; [batch] where sequences have different lengths.
       state: the running recurrence, ready for the next token.
-      key_sum: sum of the running segment's keys [head_dim]; None unless gates read content.
+      key_sum: sum of the running segment's keys, or of what else is pooled [head_dim]; None unless
+        gates read content.
       memories: cached memories, slots on the first axis; slots not yet filled hold zeros.
-      descriptors: their mean keys [slots, head_dim]; None unless gates read content.
+      descriptors: their mean keys, or of what else is pooled [slots, head_dim]; None unless gates
+        read content.
       streams: for logarithmic segments of independent MLP memories, the recurrences that compress
         the buckets of level 1, 2, ..., capacity.
     """

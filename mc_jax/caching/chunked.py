@@ -38,7 +38,7 @@ from mc_jax.typing import Array
 
 
 class Keys(NamedTuple):
-    """What gates read of a call's keys.
+    """What gates read of a call's keys; where values are pooled, of those in their place.
 
     Attributes:
       own: causal mean of the own segment's keys [head_dim, tokens].
@@ -128,7 +128,7 @@ def chunked(
             features = grid.place(on_kernel.features.T)
             compressed = Compressed([State(on_kernel.ends)], [on_kernel.final], features)
     with jax.named_scope("store"):
-        keys = _summarise(grid, k, cache) if options.routed else None
+        keys = _summarise(grid, options.pooled_of(k, v), cache) if options.routed else None
         stored = _store(rule, grid, compressed.ends, keys, cache, q.dtype)
     q = grid.place(q)
     with jax.named_scope("gate"):

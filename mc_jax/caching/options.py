@@ -3,11 +3,13 @@
 import dataclasses
 
 from mc_jax.errors import InputError
+from mc_jax.typing import Array
 
 AGGREGATIONS = ("none", "residual", "grm", "soup", "ssc")
 GATES = ("context", "shared_query", "position", "none")
 SEGMENTATIONS = ("constant", "logarithmic")
 WRITE_MODES = ("independent", "checkpoint")
+POOLED = ("keys", "values")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Options:
     gate: str
     top_k: int
     chunk_len: int
+    pooled: str = "keys"
 
     def __post_init__(self) -> None:
         """Check every option before anything is computed."""
@@ -33,6 +36,7 @@ class Options:
             ("segmentation", SEGMENTATIONS),
             ("write_mode", WRITE_MODES),
             ("gate", GATES),
+            ("pooled", POOLED),
         ):
             if getattr(self, field) not in allowed:
                 raise InputError(field, getattr(self, field), " | ".join(allowed))
@@ -48,6 +52,9 @@ class Options:
             raise InputError(
                 "gate", "none", "context | shared_query | position: ssc selects memories by score"
             )
+        if self.pooled != "keys" and not self.routed:
+            needed = "keys, or an aggregation and a gate that read it: grm | soup | ssc with "
+            raise InputError("pooled", self.pooled, needed + "gate = context | shared_query")
 
     @property
     def caches(self) -> bool:
@@ -68,6 +75,10 @@ class Options:
     def routed(self) -> bool:
         """Whether scores come from the descriptors of the segments' content."""
         return self.gated and self.gate in ("context", "shared_query")
+
+    def pooled_of(self, k: Array, v: Array) -> Array:
+        """Which of keys and values the descriptors are means of."""
+        return v if self.pooled == "values" else k
 
     @property
     def block_len(self) -> int:

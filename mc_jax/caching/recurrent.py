@@ -83,8 +83,8 @@ def _step(
         streams = jax.vmap(lambda stream: settle(write(stream)))(streams)
     key_sum = cache.key_sum
     if key_sum is not None:
-        key = k[:, 0].astype(key_sum.dtype)
-        key_sum = key_sum + (key if there is None else jnp.where(there, key, 0))
+        pooled = options.pooled_of(k, v)[:, 0].astype(key_sum.dtype)
+        key_sum = key_sum + (pooled if there is None else jnp.where(there, pooled, 0))
     written = cache._replace(position=position, state=state, key_sum=key_sum, streams=streams)
     y = read(token, written)
     y = jnp.where(fits(options, cache, position), y, jnp.nan)

@@ -37,7 +37,7 @@ def memory_gates(options: Options, inputs: RouterInputs) -> Float[Array, "heads 
 
     Args:
       options: of the layer's memories.
-      inputs: of one example, without the axis of the batch: q and k [length, heads, head_dim].
+      inputs: of one example, without the axis of the batch: q and pooled [length, heads, head_dim].
 
     Raises:
       InputError: the aggregation has no gate.
@@ -45,29 +45,30 @@ def memory_gates(options: Options, inputs: RouterInputs) -> Float[Array, "heads 
     if not options.gated:
         allowed = "grm | soup | ssc with a gate; others give every memory the weight 1"
         raise InputError("aggregation", options.aggregation, allowed)
-    length = inputs.k.shape[0]
+    length = inputs.pooled.shape[0]
     # Whole segments; the places behind the example do not change what its tokens see.
-    q, k, u = (_pad(x, -length % options.segment_len) for x in inputs)
-    segment = jnp.arange(k.shape[0]) // options.segment_len
+    q, pooled, u = (_pad(x, -length % options.segment_len) for x in inputs)
+    segment = jnp.arange(pooled.shape[0]) // options.segment_len
     # Nobody reads the memory of the last segment.
     count = capacity_for(length - 1, options.segment_len, options.segmentation)
     visible, distance = visible_slots(options, segment, count)
 
-    def head(u: Array | None, q: Array, k: Array) -> Array:
-        segments = k.astype(jnp.float32).reshape(-1, options.segment_len, k.shape[-1])
+    def head(u: Array | None, q: Array, pooled: Array) -> Array:
+        segments = pooled.astype(jnp.float32)
+        segments = segments.reshape(-1, options.segment_len, pooled.shape[-1])
         own = jnp.cumsum(segments, 1) / jnp.arange(1, options.segment_len + 1)[:, None]
         if options.segmentation == "logarithmic" and count:
             descriptors = _bucket_means(own[:, -1], count)
         else:
             descriptors = own[:count, -1]
         u = None if u is None else u.T
-        scores = gate_logits(options, u, q.T, own.reshape(k.shape).T, descriptors, distance)
+        scores = gate_logits(options, u, q.T, own.reshape(pooled.shape).T, descriptors, distance)
         online, cached = gate_weights(options, *scores, visible)
         return jnp.concatenate([online[None], cached]).T[:length]
 
     # A temperature has one axis, that of the heads; everything else has it second.
     u_axis = None if u is None else min(u.ndim - 1, 1)
-    return jax.vmap(head, (u_axis, 1, 1))(u, q, k)
+    return jax.vmap(head, (u_axis, 1, 1))(u, q, pooled)
 
 
 def _pad(x: Any, places: int) -> Any:
@@ -137,7 +138,7 @@ def _router_inputs(config: ModelConfig, sown: Mapping[str, Any]) -> list[RouterI
     for group in groups:
         for i, mixer in enumerate(config.pattern):
             if mixer == "memory":
-                q, k, u = group[f"block_{i}"]["mixer"]["router"][0]
+                q, pooled, u = group[f"block_{i}"]["mixer"]["router"][0]
                 batched = u is not None and config.memory.gate != "shared_query"
-                layers.append(RouterInputs(q[0], k[0], u[0] if batched else u))
+                layers.append(RouterInputs(q[0], pooled[0], u[0] if batched else u))
     return layers

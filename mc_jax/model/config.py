@@ -44,6 +44,9 @@ class MemoryConfig(Settings):
     top_k: int = 4
     # Tokens compressed in parallel; for dla and titans part of the meaning.
     chunk_len: int = 64
+    # What a segment is described by to gates of context and shared_query, by its mean over the
+    # segment: keys | values.
+    pooled: str = "keys"
     # Tokens that one write of swla spans: the c of eq. 26.
     window: int = 2
     # Whether memories forget: auto (dla does, linear does not) | on | off. swla and titans always
@@ -108,6 +111,7 @@ class MemoryConfig(Settings):
             "position" if self.gate == "average" else self.gate,
             self.top_k,
             self.chunk_len,
+            self.pooled,
         )
 
     @property

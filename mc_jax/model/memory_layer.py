@@ -22,10 +22,13 @@ from mc_jax.typing import Array, Float
 
 
 class RouterInputs(NamedTuple):
-    """What the gates over memories are computed from; `u` as `mc_jax.memory_caching` takes it."""
+    """What the gates over memories are computed from; `u` as `mc_jax.memory_caching` takes it.
+
+    `pooled` is what the descriptors are means of: keys, or values.
+    """
 
     q: Float[Array, "batch length heads head_dim"]
-    k: Float[Array, "batch length heads head_dim"]
+    pooled: Float[Array, "batch length heads head_dim"]
     u: Array | None
 
 
@@ -140,6 +143,7 @@ def mix(
         gate=memory.options.gate,
         top_k=memory.top_k,
         chunk_len=memory.chunk_len,
+        pooled=memory.pooled,
         mem_norm=memory.mem_norm,
         activation=memory.activation,
         initial_cache=None if cache is None else cache.memory,
@@ -149,7 +153,7 @@ def mix(
         exchange=memory.exchange,
         placement=memory.placement,
     )
-    router = RouterInputs(q, k, inputs.u)
+    router = RouterInputs(q, memory.options.pooled_of(k, v), inputs.u)
     if kept is None:
         return y, router, None
     if tail is None:
@@ -201,13 +205,13 @@ def mix_on_mesh(
 
     def local(inputs: MixerInputs) -> tuple[Array, Array, Array]:
         y, router, _ = mix(memory, inputs, context_axis=context_axis)
-        return y, router.q, router.k
+        return y, router.q, router.pooled
 
     # Kernels do not say which axes their outputs vary over.
-    y, q, k = jax.shard_map(
+    y, q, pooled = jax.shard_map(
         local, mesh=mesh, in_specs=(MixerInputs(*specs),), out_specs=(like_v,) * 3, check_vma=False
     )(inputs)
-    return y, RouterInputs(q, k, u)
+    return y, RouterInputs(q, pooled, u)
 
 
 class Router(nn.Module):

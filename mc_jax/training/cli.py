@@ -4,10 +4,11 @@ import argparse
 import difflib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -84,7 +85,7 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     Raises:
       InputError: no such file or setting, or a value that is not of the setting's type.
     """
-    config = _load(path)
+    config = call_in_file("--config", path, "get_config", ConfigDict).lock()
     for argument in overrides:
         if argument.startswith("-"):
             _check_key(config, argument.split("=")[0])
@@ -100,26 +101,43 @@ def read_config(path: str, overrides: Sequence[str] = ()) -> ConfigDict:
     return config
 
 
-def _load(path: str) -> ConfigDict:
-    """Call the `get_config` of a file."""
+def call_in_file(option: str, path: str, name: str, kind: type) -> Any:
+    """Call a function of a Python file.
+
+    Args:
+      option: of the command line, that named the file.
+      path: the file; "file.py:text" calls the function with the text.
+      name: of the function.
+      kind: of what it returns.
+
+    Raises:
+      InputError: no such file or function, one that cannot be run, or a result of another kind.
+    """
     file, _, argument = path.partition(":")
     spec = importlib.util.spec_from_file_location("experiment", file)
     if spec is None or spec.loader is None or not Path(file).is_file():
         near = ", ".join(sorted(str(other) for other in Path(file).parent.glob("*.py"))) or "none"
-        raise InputError("--config", path, f"a Python file; its folder has {near}")
+        raise InputError(option, path, f"a Python file; its folder has {near}")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except (SyntaxError, ImportError) as error:
-        raise InputError("--config", path, f"a Python file that can be run ({error})") from None
-    if not hasattr(module, "get_config"):
-        raise InputError("--config", path, "a Python file that defines get_config()")
-    if argument and not inspect.signature(module.get_config).parameters:
-        raise InputError("--config", path, "no ':TEXT' here: this get_config() takes no argument")
-    config = module.get_config(*([argument] if argument else []))
-    if not isinstance(config, ConfigDict):
-        raise InputError("--config", path, "a get_config() that returns a ConfigDict")
-    return config.lock()
+        raise InputError(option, path, f"a Python file that can be run ({error})") from None
+    function = getattr(module, name, None)
+    if function is None:
+        raise InputError(option, path, f"a Python file that defines {name}()")
+    if argument and not inspect.signature(function).parameters:
+        raise InputError(option, path, f"no ':TEXT' here: this {name}() takes no argument")
+    found = function(*([argument] if argument else []))
+    if not isinstance(found, kind):
+        raise InputError(option, path, f"a {name}() that returns a {kind.__name__}")
+    return found
+
+
+def default_folder(path: str) -> str:
+    """Name of a folder for what "file.py" or "file.py:text" describes."""
+    file, _, argument = path.partition(":")
+    return "-".join([Path(file).stem, *re.findall(r"[\w.]+", argument)])
 
 
 def _check_key(config: ConfigDict, flag: str) -> None:

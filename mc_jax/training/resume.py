@@ -40,26 +40,33 @@ def check_same_run(saved: Mapping[str, Any], config: Mapping[str, Any]) -> list[
     Raises:
       InputError: the model, the data or the seed differs; every differing field is named.
     """
-    # What did not exist yet when the run was begun had its default.
-    before, now = _flat(_defaults()) | _flat(saved), _flat(config)
-    changed = [
-        name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)
-    ]
-    refused = [name for name in changed if _fixed(name, before, now)]
+    changed = differences(saved, config)
+    refused = [name for name, values in changed.items() if _fixed(name, *values)]
     if refused:
-        found = {name: now.get(name) for name in refused}
-        allowed = ", ".join(f"{name}={before.get(name)!r}" for name in refused)
+        found = {name: changed[name][1] for name in refused}
+        allowed = ", ".join(f"{name}={changed[name][0]!r}" for name in refused)
         raise InputError(
             "config", found, f"the values of the run in this workdir: {allowed}; or another workdir"
         )
-    return [f"{name}: {before.get(name)!r} -> {now.get(name)!r}" for name in changed]
+    return [f"{name}: {before!r} -> {now!r}" for name, (before, now) in changed.items()]
 
 
-def _fixed(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a setting that has changed may not."""
+def differences(saved: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two experiments differ, with the value in each; arguments as above."""
+    # What did not exist yet when the run was begun had its default.
+    before, now = _flat(_defaults()) | _flat(saved), _flat(config)
+    return {
+        name: (before.get(name), now.get(name))
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    }
+
+
+def _fixed(name: str, before: Any, now: Any) -> bool:
+    """Whether a setting may not change from one value to another."""
     if name == "train.skip_nonfinite":
         # With any number the optimizer counts; without, it has no counter.
-        return not (before.get(name) and now.get(name))
+        return not (before and now)
     return name in _FIXED or (name.split(".")[0] in _FIXED and name not in _FREE)
 
 

@@ -31,6 +31,7 @@ class Case:
     segment_len: int = 6
     chunk_len: int = 3
     top_k: int = 2
+    pooled: str = "keys"
     mem_norm: str = "layer"
     activation: str = "gelu"
 
@@ -44,7 +45,8 @@ class Case:
 
     def __str__(self):
         names = [self.rule, self.aggregation, self.segmentation, self.write_mode, self.gate]
-        return "-".join(names + ([] if self.mem_norm == "layer" else [self.mem_norm]))
+        names += [] if self.mem_norm == "layer" else [self.mem_norm]
+        return "-".join(names + ([] if self.pooled == "keys" else [self.pooled]))
 
 
 def combinations(rules=RULES, aggregations=AGGREGATIONS, gates=GATES):
@@ -63,6 +65,15 @@ def combinations(rules=RULES, aggregations=AGGREGATIONS, gates=GATES):
                 if not (aggregation == "ssc" and gate == "none"):
                     cases.append(dataclasses.replace(case, gate=gate))
     return cases
+
+
+def pooled_values():
+    """Segments described by their values: what else a gate does is the same code for both."""
+    return [
+        Case("linear", "ssc", write_mode="checkpoint", gate="shared_query", pooled="values"),
+        Case("swla", "grm", "logarithmic", pooled="values"),
+        Case("titans", "soup", pooled="values"),
+    ]
 
 
 def make_inputs(case, length, *, batch=1, heads=2, dim=5, hidden=6, window=2, places=4, seed=0):

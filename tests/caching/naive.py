@@ -225,15 +225,18 @@ def _bucket_weights(compressor, first, end, segment_len, write_mode):
     return {"w": total}
 
 
-def _mean_key(head, first, end):
-    total = np.zeros_like(head.k[0])
+def _mean(pooled, first, end):
+    total = np.zeros_like(pooled[0])
     for t in range(first, end):
-        total = total + head.k[t]
+        total = total + pooled[t]
     return total / (end - first)
 
 
-def cached_memories(compressor, completed, segment_len, segmentation, write_mode):
-    """What a token sees cached when `completed` segments lie behind it, earliest first."""
+def cached_memories(compressor, pooled, completed, segment_len, segmentation, write_mode):
+    """What a token sees cached when `completed` segments lie behind it, earliest first.
+
+    `pooled` [length, head_dim] is what descriptors are means of.
+    """
     if segmentation == "constant":
         ranges = [(i, i + 1, completed - i) for i in range(completed)]
     else:
@@ -243,7 +246,7 @@ def cached_memories(compressor, completed, segment_len, segmentation, write_mode
             i * segment_len,
             j * segment_len,
             _bucket_weights(compressor, i, j, segment_len, write_mode),
-            _mean_key(compressor.head, i * segment_len, j * segment_len),
+            _mean(pooled, i * segment_len, j * segment_len),
             distance,
         )
         for i, j, distance in ranges
@@ -314,11 +317,13 @@ def _one_head(
     gate,
     top_k,
     chunk_len,
+    pooled,
     mem_norm,
     activation,
 ):
     length = head.q.shape[0]
     compressor = Compressor(head, rule, chunk_len, mem_norm, activation)
+    descriptive = {"keys": head.k, "values": head.v}[pooled]
     out = np.zeros_like(head.q)
 
     def run_start(t):
@@ -328,12 +333,14 @@ def _one_head(
     def visible(completed):
         if aggregation == "none":
             return []
-        return cached_memories(compressor, completed, segment_len, segmentation, write_mode)
+        return cached_memories(
+            compressor, descriptive, completed, segment_len, segmentation, write_mode
+        )
 
     for t in range(length):
         completed = t // segment_len
         online = compressor.state(run_start(t), t + 1).read
-        descriptor = _mean_key(head, completed * segment_len, t + 1)
+        descriptor = _mean(descriptive, completed * segment_len, t + 1)
         out[t] = _token(
             head, t, online, descriptor, visible(completed), aggregation, gate, top_k, activation
         )
@@ -361,6 +368,7 @@ def naive_memory_caching(
     gate="context",
     top_k=4,
     chunk_len=64,
+    pooled="keys",
     mem_norm="layer",
     activation="gelu",
 ):
@@ -408,6 +416,7 @@ def naive_memory_caching(
                 gate=gate,
                 top_k=top_k,
                 chunk_len=chunk_len,
+                pooled=pooled,
                 mem_norm=mem_norm,
                 activation=activation,
             )

@@ -14,7 +14,16 @@ import pytest
 
 import mc_jax
 
-from .cases import Case, assert_close, call, combinations, cut, make_inputs, quick_jit
+from .cases import (
+    Case,
+    assert_close,
+    call,
+    combinations,
+    cut,
+    make_inputs,
+    pooled_values,
+    quick_jit,
+)
 from .naive import naive_memory_caching
 
 # Six segments of 6 and 5 tokens: the buckets 4 + 2, and a last chunk of 3 that is not full.
@@ -60,7 +69,7 @@ def program(case, implementation):
     return quick_jit(run)
 
 
-@pytest.fixture(scope="module", params=combinations(), ids=str)
+@pytest.fixture(scope="module", params=combinations() + pooled_values(), ids=str)
 def whole(request):
     case = request.param
     inputs = make_inputs(case, LENGTH, hidden=10)
@@ -99,7 +108,7 @@ def assert_cache_is(case, cache, final):
 def bytes_of_cache(case):
     """What the package says a decoder of one sequence keeps."""
     options = case.options()
-    del options["mem_norm"], options["activation"]
+    del options["mem_norm"], options["activation"], options["pooled"]
     sizes = {"heads": 2, "head_dim": 5, "expansion": 2, "dtype": "float64"}
     return mc_jax.state_size(LENGTH, **sizes, **options)
 

@@ -59,6 +59,9 @@ def refused(case, inputs, field, found=None, **more):
         (LINEAR, "segment_len", 6.0),
         (LINEAR, "chunk_len", 0),
         (LINEAR, "chunk_len", "3"),
+        (LINEAR, "pooled", "queries"),
+        (POSITION, "pooled", "values"),
+        (Case("linear", "residual", gate="none"), "pooled", "values"),
     ],
 )
 def test_options(case, field, value):

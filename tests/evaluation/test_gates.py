@@ -98,13 +98,13 @@ def test_the_core_reads_with_these_weights(aggregation, segmentation, gate):
     options = options_for(aggregation, segmentation, gate)
     segment = np.arange(LENGTH) // SEGMENT
     v = jnp.broadcast_to(jax.nn.one_hot(segment, WIDTH)[:, None], inputs.q.shape)
-    batched = [x[None] for x in (inputs.q, inputs.k, v)]
+    batched = [x[None] for x in (inputs.q, inputs.pooled, v)]
     u = inputs.u if gate == "shared_query" else inputs.u[None]
     out, _ = memory_caching(*batched, u, None, rule="linear", **dataclasses.asdict(options))
     weights = np.asarray(memory_gates(options, inputs))
     for head, t in itertools.product(range(HEADS), range(LENGTH)):
         sums = np.zeros(WIDTH)
-        products = np.asarray(inputs.k[: t + 1, head] @ inputs.q[t, head])
+        products = np.asarray(inputs.pooled[: t + 1, head] @ inputs.q[t, head])
         np.add.at(sums, segment[: t + 1], products)
         read = np.zeros(WIDTH)
         for i in range(segment[t] + 1):

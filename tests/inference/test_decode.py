@@ -34,6 +34,7 @@ MODELS = {
             "aggregation": "grm",
             "segmentation": "logarithmic",
             "gate": "shared_query",
+            "pooled": "values",
         }
     },
     "hybrid": {"pattern": ("memory", "attention", "sliding"), "num_layers": 3},

@@ -178,18 +178,20 @@ def test_without_a_gate_there_is_no_router():
         assert "score" not in shapes["params"]["layers_0"]["block_0"]["mixer"]
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
-def test_router_inputs_are_sown(scan_layers):
-    config = tiny.config(num_layers=2, scan_layers=scan_layers)
+@pytest.mark.parametrize(("scan_layers", "pooled"), [(False, "values"), (True, "keys")])
+def test_router_inputs_are_sown(scan_layers, pooled):
+    config = tiny.config({"pooled": pooled}, num_layers=2, scan_layers=scan_layers)
     model = LanguageModel(config)
     run = tiny.quick_jit(lambda p, ids: model.apply({"params": p}, ids, mutable=["intermediates"]))
     _, state = run(tiny.init(config), tiny.tokens())
     layer = "layers" if scan_layers else "layers_0"
     (sown,) = state["intermediates"][layer]["block_0"]["mixer"]["router"]
     layers = (2,) if scan_layers else ()
-    assert sown.q.shape == sown.k.shape == sown.u.shape == (*layers, 2, 11, 2, 4)
+    assert sown.q.shape == sown.pooled.shape == sown.u.shape == (*layers, 2, 11, 2, 4)
     np.testing.assert_allclose(jnp.linalg.norm(sown.q, axis=-1), 1, atol=1e-3)
-    assert float(jnp.abs(sown.q - sown.k).max()) > 0.1
+    unit = np.abs(jnp.linalg.norm(sown.pooled, axis=-1) - 1) < 1e-3
+    assert unit.all() if pooled == "keys" else not unit.any()
+    assert float(jnp.abs(sown.q - sown.pooled).max()) > 0.1
 
 
 def test_tokens_need_two_axes():

@@ -17,7 +17,7 @@ from tests.caching.cases import Case, assert_close, call, cast, make_inputs
 
 DEVICES = 4
 TOKENS = PartitionSpec(None, "context")
-NAMES = ("rule", "aggregation", "segmentation", "write_mode", "gate")
+NAMES = ("rule", "aggregation", "segmentation", "write_mode", "gate", "pooled")
 GATHERED = [
     ("linear", "none", "constant", "independent", "none"),
     ("linear", "residual", "constant", "checkpoint", "none"),
@@ -32,6 +32,7 @@ GATHERED = [
     ("titans", "residual", "constant", "independent", "none"),
     ("titans", "ssc", "constant", "checkpoint", "context"),
     ("titans", "grm", "logarithmic", "checkpoint", "context"),
+    ("linear", "grm", "constant", "independent", "context", "values"),
 ]
 PASSED_ON = [
     ("linear", "residual", "constant", "independent", "none"),
@@ -42,6 +43,7 @@ PASSED_ON = [
     ("dla", "ssc", "constant", "independent", "position"),
     ("titans", "grm", "constant", "checkpoint", "context"),
     ("titans", "residual", "constant", "independent", "none"),
+    ("linear", "ssc", "constant", "independent", "context", "values"),
 ]
 # Of which every device has two runs, one from the front and one from the back.
 ZIGZAG = [
@@ -94,7 +96,7 @@ def test_zigzag():
 @pytest.mark.parametrize("names", ALL, ids="-".join)
 def test_one_device(names):
     *options, exchange, placement = names
-    case = Case(**dict(zip(NAMES, options, strict=True)))
+    case = Case(**dict(zip(NAMES, options, strict=False)))
     inputs = cast(make_inputs(case, 2 * DEVICES * case.segment_len), jnp.float64)
     weights = np.random.default_rng(1).normal(size=inputs["v"].shape)
 
@@ -132,7 +134,7 @@ def test_one_device(names):
     ],
 )
 def test_refusals(names, exchange, tokens, message):
-    case = Case(**dict(zip(NAMES, names, strict=True)))
+    case = Case(**dict(zip(NAMES, names, strict=False)))
     inputs = cast(make_inputs(case, DEVICES * tokens), jnp.float32)
     exchange, *placement = exchange.split()
     with pytest.raises(mc_jax.InputError, match=message):
