@@ -17,15 +17,19 @@
   python eval.py generate --workdir=runs/default --prompt="def main("
       continue a text; python eval.py generate --help says more
 
+  python eval.py needles --workdir=runs/default
+      needle in a haystack, after RULER, over lengths and depths
+
   python eval.py export --workdir=runs/default --to=my-model
       the weights as safetensors, for other programs
 
 Text models: bits per byte and perplexity, overall and by position in the context. Recall models:
-accuracy overall, by the number of key-value pairs and by the distance from value to query. For
-both, where the gates over memories look, in one held-out example.
+accuracy overall, by the number of key-value pairs and by the distance from value to query. Models
+of needles: answers that are right to the last token, by depth. For all, where the gates over
+memories look, in one held-out example.
 
 The run's folder receives eval/step_N.json, with all numbers, and the pictures
-eval/loss_by_position.png (text) or eval/recall.png (recall), and eval/gates.png.
+eval/loss_by_position.png (text), eval/recall.png (recall) or eval/needles.png, and eval/gates.png.
 
 Exit codes: 0 done; 2 a setting, a file or the checkpoint cannot be used.
 """
@@ -35,6 +39,7 @@ from pathlib import Path
 
 from mc_jax.evaluation import evaluate, summary
 from mc_jax.evaluation.generation import export_command, generate_command
+from mc_jax.evaluation.needles import needles_command
 from mc_jax.training.cli import (
     Parser,
     add_caching_option,
@@ -43,7 +48,7 @@ from mc_jax.training.cli import (
     which_checkpoint,
 )
 
-COMMANDS = {"generate": generate_command, "export": export_command}
+COMMANDS = {"generate": generate_command, "export": export_command, "needles": needles_command}
 
 
 def main() -> int:

@@ -4,7 +4,7 @@ from typing import Any
 
 import ml_collections
 
-from mc_jax.data.needles import TASKS, check_depths
+from mc_jax.data.needles import MOST_DIGITS, TASKS, check_depths
 from mc_jax.errors import InputError
 
 Config = Any  # an ml_collections.ConfigDict, or anything with the same attributes
@@ -125,7 +125,7 @@ def _check_needles(config: Config) -> None:
     if not task.tasks or any(one not in TASKS for one in task.tasks):
         raise InputError("data.needles.tasks", tuple(task.tasks), "one or more of 1, 2 and 3")
     check_depths("data.needles.depths", task.depths)
-    if not 1 <= task.digits <= 18:
-        raise InputError("data.needles.digits", task.digits, "an integer from 1 to 18")
+    if not 1 <= task.digits <= MOST_DIGITS:
+        raise InputError("data.needles.digits", task.digits, f"an integer from 1 to {MOST_DIGITS}")
     if task.loss not in ("answer", "all"):
         raise InputError("data.needles.loss", task.loss, "'answer' or 'all'")

@@ -37,6 +37,7 @@ DEPTHS = tuple(int(depth) for depth in np.round(np.linspace(0, 100, 40)))
 # RULER's tokens for the answer.
 NEW_TOKENS = 128
 DIGITS = 7
+MOST_DIGITS = 18  # of a number: 64 bits hold them
 
 _OPENING = (
     "A special magic {kind} is hidden within the following text. Make sure to memorize it. "
@@ -184,7 +185,9 @@ class Prompts(Sequence):
             return self._by_sentence(question, tokens)
         for _ in range(_TRIES):
             start = int(self.haystack.starts[rng.integers(len(self.haystack.starts))])
-            sample = self._by_token(question, tokens, bare.start + question.depth / 100 * room, start)
+            sample = self._by_token(
+                question, tokens, bare.start + question.depth / 100 * room, start
+            )
             wanted = sample.start + question.depth / 100 * sample.filler
             if abs(len(sample.ids) - tokens) <= 1 and abs(sample.needle - wanted) <= 1:
                 return sample

@@ -10,6 +10,12 @@ _COLUMNS = {  # of the table of a task: the number's name, its title and its for
         ("perplexity", "perplexity", ".3f"),
         ("bits_per_byte", "bits/byte", ".4f"),
     ),
+    "needles": (
+        ("examples", "examples", ",d"),
+        ("exact", "whole answers", ".4f"),
+        ("accuracy", "tokens", ".4f"),
+        ("loss", "nats/token", ".4f"),
+    ),
     "mqar": (
         ("tokens", "queries", ",d"),
         ("accuracy", "recall", ".4f"),
@@ -24,6 +30,10 @@ def summary(results: dict[str, Any]) -> str:
     rows = [("overall", held_out)]
     if results["task"] == "text":
         rows += [(f"position {_span(row)}", row) for row in held_out["by_position"]]
+    elif results["task"] == "needles":
+        rows += [
+            (f"S-NIAH-{row['task']}, depth {row['depth']:g}%", row) for row in held_out["by_depth"]
+        ]
     else:
         rows += [(f"{row['pairs']} pairs", row) for row in held_out["by_pairs"]]
         rows += [(f"distance {_span(row)}", row) for row in held_out["by_distance"]]
@@ -32,7 +42,7 @@ def summary(results: dict[str, Any]) -> str:
         [title, *(column for _, column, _ in columns)],
         *([label, *(_show(row[name], form) for name, _, form in columns)] for label, row in rows),
     ]
-    return "\n\n".join([_table(lines), _gates(results["gates"])])
+    return "\n\n".join([table(lines), _gates(results["gates"])])
 
 
 def _gates(gates: dict[str, Any]) -> str:
@@ -46,7 +56,7 @@ def _gates(gates: dict[str, Any]) -> str:
             " ".join(f"{x:.2f}" for x in layer[n]) for n in ("online", "on_answer") if n in layer
         ]
         lines.append([f"block {layer['block']}", *cells])
-    return _table(lines)
+    return table(lines)
 
 
 def _span(row: dict[str, Any]) -> str:
@@ -58,7 +68,7 @@ def _show(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _table(lines: Sequence[Sequence[str]]) -> str:
+def table(lines: Sequence[Sequence[str]]) -> str:
     """Columns of equal width, the first one to the left."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
