@@ -6,7 +6,12 @@ release of a package of words. A prompt holds one key, so a few thousand are eno
 
 import numpy as np
 
-_ADJECTIVES = """
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+_ADJECTIVES = _words("""
     able aged amber ample arctic autumn basic bitter blank blunt bold brave brief bright brisk
     broad bronze calm careful cheap chilly civil clean clever cloudy coarse common coral cosy
     crisp curious curly damp daring deep dense dim distant dry dull dusty eager early easy elder
@@ -16,8 +21,8 @@ _ADJECTIVES = """
     lucky major mellow merry mild minor misty modern modest muddy narrow neat nimble noble odd
     open orange pale patient plain polite proud purple quick quiet rapid rare ripe rough round
     royal rural rusty salty sandy shy
-""".split()
-_NOUNS = """
+""")
+_NOUNS = _words("""
     acorn anchor apple arrow attic badge bakery balcony basket beach beacon bell bench berry
     blanket boat bottle branch bread bridge broom bucket button cabin camel candle canoe canyon
     carpet castle cellar chair cherry clock cloud coast coat comet compass copper corner cottage
@@ -27,7 +32,7 @@ _NOUNS = """
     lizard marble market meadow mirror moon mountain museum needle nest oasis ocean olive orchard
     otter owl paddle palace paper parrot pebble pencil piano pillow planet pocket pond potato
     prairie puzzle rabbit rain ribbon river rocket saddle sail sparrow spoon station stone tiger
-""".split()
+""")
 _HELD_OUT = 8  # one in so many keys is never trained on
 
 

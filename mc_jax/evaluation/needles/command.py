@@ -91,20 +91,12 @@ def _parser() -> Parser:
     parser = Parser(NEEDLES)
     add_checkpoint_options(parser)
     many: dict[str, Any] = {"nargs": "+", "metavar": "N"}
-    parser.add_argument(
-        "--tasks", type=int, default=[1, 2, 3], help="of 1, 2, 3; default all", **many
-    )
-    lengths = [1024, 2048, 4096]
-    parser.add_argument(
-        "--lengths", type=int, default=lengths, help="default 1024 2048 4096", **many
-    )
-    parser.add_argument(
-        "--depths",
-        type=float,
-        default=[],
-        help="in percent; default RULER's 40, evenly spaced",
-        **many,
-    )
+    for name, kind, default, help in (
+        ("--tasks", int, [1, 2, 3], "of 1, 2 and 3; default all"),
+        ("--lengths", int, [1024, 2048, 4096], "in tokens; default 1024 2048 4096"),
+        ("--depths", float, [], "in percent; default RULER's 40, evenly spaced"),
+    ):
+        parser.add_argument(name, type=kind, default=default, help=help, **many)
     parser.add_argument(
         "--samples", type=int, default=500, metavar="N", help="of each task and length; default 500"
     )
@@ -181,10 +173,8 @@ def _cells(
     cells = []
     for length in sorted(set(options.lengths)):
         if length < needed:
-            allowed = (
-                f"at least {needed}: the prompt of S-NIAH-{task} and {options.new_tokens} tokens"
-            )
-            raise InputError("--lengths", length, allowed)
+            parts = f"the prompt of S-NIAH-{task} and {options.new_tokens} new tokens"
+            raise InputError("--lengths", length, f"at least {needed}: {parts}")
         prompts = needles.Prompts(
             task=task,
             tokenizer=tokenizer,

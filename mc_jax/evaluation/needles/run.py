@@ -80,7 +80,7 @@ def evaluate_cell(
       progress: is told the number of prompts after each batch.
 
     Returns:
-      What the JSON file holds: `task`, `length`, `samples`, `accuracy` (the share of the predictions
+      What the JSON file holds: `task`, `length`, `samples`, `accuracy` (the share of predictions
       that hold the value), `by_depth`, and the settings.
 
     Raises:
