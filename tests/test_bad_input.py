@@ -183,7 +183,7 @@ SETTINGS = {
     "batch": ("data.batch_size=-4", "data.batch_size", "-4", "at least 1"),
     "accumulation": ("train.grad_accum=3", "data.batch_size", "4", "a multiple of 3"),
     "length": ("data.length=0", "data.length", "0", "at least 1"),
-    "task": ("data.task=copy", "data.task", "'copy'", "'text' or 'mqar'"),
+    "task": ("data.task=copy", "data.task", "'copy'", "'text', 'mqar' or 'needles'"),
     "pairs type": ("data.mqar.pairs=(4.5,)", "data.mqar.pairs", "(4.5,)", "integers"),
     "pairs": ("data.mqar.pairs=(17,)", "data.mqar.pairs", "(17,)", "at most 16"),
     "no pairs": ("data.mqar.eval_pairs=()", "data.mqar.eval_pairs", "()", "one or more"),
@@ -251,7 +251,7 @@ def test_settings_that_do_not_go_together(case, refuse, tmp_path):
     [
         (["--config=configs/tinny.py"], ("--config", "'configs/tinny.py'", "configs/tiny.py")),
         (["--config=LICENSE"], ("--config", "'LICENSE'", "a Python file")),
-        (["--config=configs/tiny.py:image"], ("data.task", "'image'", "'text' or 'mqar'")),
+        (["--config=configs/tiny.py:image"], ("data.task", "'image'", "'text', 'mqar' or 'needles'")),
         (["--config=configs/base.py:more"], ("--config", "configs/base.py:more", "no argument")),
         (["--config=configs/finetune_gate.py"], ("--config", "finetune_gate.py:FOLDER")),
         (["--config=configs/paper_760m.py:big"], ("--config", "'big'", "RULE,AGGREGATION")),

@@ -52,7 +52,7 @@ def needles_command(arguments: list[str]) -> int:
         config = cache_after_training(config, length, options.post_training_caching)
     tokenizer = data.tokenizer(saved.config.data)
     cells = []
-    for task in options.tasks:
+    for task in sorted(set(options.tasks)):
         text = noise if essays is None or task not in needles.ESSAY_TASKS else essays
         cells += _cells(options, saved.step, task, text, tokenizer)
     folder = Path(options.workdir) / "eval" / "needles" / _name(options, saved.step)
