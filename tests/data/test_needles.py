@@ -19,7 +19,32 @@ ESSAY = """It was late.  Nobody, as far as I know, had asked for a longer   way 
 Did we take it? We did: over the bridge, past the mill (which had burnt down in 1911).
 "Look," she said. The river was high. """
 # RULER's: 40 from 0 to 100, rounded.
-DEPTHS = [0, 3, 5, 8, 10, 13, 15, 18, 21, 23, 26, 28, 31, 33, 36, 38, 41, 44, 46, 49, 51, 54, 56, 59]
+DEPTHS = [
+    0,
+    3,
+    5,
+    8,
+    10,
+    13,
+    15,
+    18,
+    21,
+    23,
+    26,
+    28,
+    31,
+    33,
+    36,
+    38,
+    41,
+    44,
+    46,
+    49,
+    51,
+    54,
+    56,
+    59,
+]
 DEPTHS += [62, 64, 67, 69, 72, 74, 77, 79, 82, 85, 87, 90, 92, 95, 97, 100]
 
 
