@@ -19,21 +19,29 @@ class AnswersResult(NamedTuple):
     rows: list[scores.Row]
 
     def to_json(self) -> scores.Row:
-        """The means over all examples, and `by_depth`."""
-        examples = sum(row["examples"] for row in self.rows)
-        tokens = sum(row["tokens"] for row in self.rows)
+        """The means over all examples, `by_quarter` of the haystack, and `by_depth`."""
+        quarters: dict[tuple[int, int], list[scores.Row]] = {}
+        for row in self.rows:
+            quarter = min(int(row["depth"] // 25), 3)
+            quarters.setdefault((row["task"], quarter), []).append(row)
+        by_quarter = [
+            {"task": task, "from": 25 * quarter, "to": 25 * (quarter + 1), **_mean(rows)}
+            for (task, quarter), rows in quarters.items()
+        ]
+        return {**_mean(self.rows), "by_quarter": by_quarter, "by_depth": self.rows}
 
-        def mean(name: str, count: str, total: int) -> float:
-            return sum(row[name] * row[count] for row in self.rows) / total
 
-        return {
-            "examples": examples,
-            "tokens": tokens,
-            "exact": mean("exact", "examples", examples),
-            "accuracy": mean("accuracy", "tokens", tokens),
-            "loss": mean("loss", "tokens", tokens),
-            "by_depth": self.rows,
-        }
+def _mean(rows: list[scores.Row]) -> scores.Row:
+    """What rows say together."""
+    examples = sum(row["examples"] for row in rows)
+    tokens = sum(row["tokens"] for row in rows)
+    return {
+        "examples": examples,
+        "tokens": tokens,
+        "exact": sum(row["exact"] * row["examples"] for row in rows) / examples,
+        "accuracy": sum(row["accuracy"] * row["tokens"] for row in rows) / tokens,
+        "loss": sum(row["loss"] * row["tokens"] for row in rows) / tokens,
+    }
 
 
 def evaluate_answers(score: scores.Score, batches: Iterable[scores.Batch]) -> AnswersResult:

@@ -32,7 +32,8 @@ def summary(results: dict[str, Any]) -> str:
         rows += [(f"position {_span(row)}", row) for row in held_out["by_position"]]
     elif results["task"] == "needles":
         rows += [
-            (f"S-NIAH-{row['task']}, depth {row['depth']:g}%", row) for row in held_out["by_depth"]
+            (f"S-NIAH-{row['task']}, depth {row['from']}-{row['to']}%", row)
+            for row in held_out["by_quarter"]
         ]
     else:
         rows += [(f"{row['pairs']} pairs", row) for row in held_out["by_pairs"]]

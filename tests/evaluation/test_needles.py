@@ -188,7 +188,7 @@ def writer(tmp_path_factory):
     config = tiny.get_config("needles")
     config.model.update(num_layers=1, dim=8, mlp_dim=8)
     config.train.update(steps=2, tensorboard=False)
-    config.data.update(length=512, batch_size=2, eval_batch_size=2, eval_batches=2)
+    config.data.update(batch_size=2, eval_batch_size=2, eval_batches=2)
     config.data.needles.depths = (0.0, 100.0)
     folder = tmp_path_factory.mktemp("writer")
     train(config.lock(), folder)
@@ -236,7 +236,7 @@ def test_the_command_asks_the_model(writer, monkeypatch, capsys, tmp_path):
 def test_a_model_of_needles_is_evaluated(writer, monkeypatch, capsys):
     run(monkeypatch, f"--workdir={writer}")
     shown = capsys.readouterr().out
-    assert "S-NIAH-1, depth 100%" in shown and "whole answers" in shown
+    assert "S-NIAH-1, depth 75-100%" in shown and "whole answers" in shown
     results = json.loads((writer / "eval" / "step_2.json").read_text())["held_out"]
     assert (results["examples"], results["tokens"]) == (4, 40)
     assert [(row["depth"], row["examples"]) for row in results["by_depth"]] == [(0, 2), (100, 2)]
@@ -254,14 +254,15 @@ def test_answers_count_when_every_token_is_right():
     weights = np.array([[0, 1, 1], [1, 1, 1], [0, 0, 1], [0, 0, 0]], np.float32)
     correct = np.array([[0, 1, 1], [1, 0, 1], [0, 0, 0], [1, 1, 1]], bool)
     loss = np.array([[9, 1, 2], [3, 4, 5], [9, 9, 6], [9, 9, 9]], np.float32)
-    batch = {"weights": weights, "task": np.array([1, 1, 2, 0]), "depth": np.array([0, 0, 0, 0])}
+    batch = {"weights": weights, "task": np.array([1, 1, 2, 0]), "depth": np.array([0, 20, 25, 0])}
     found = evaluate_answers(lambda batch: (loss, correct), [batch]).to_json()
-    first, second = found["by_depth"]
+    assert [(row["depth"], row["exact"]) for row in found["by_depth"]] == [(0, 1), (20, 0), (25, 0)]
+    first, second = found["by_quarter"]
     assert first == {
-        **{"task": 1, "depth": 0, "examples": 2, "tokens": 5},
+        **{"task": 1, "from": 0, "to": 25, "examples": 2, "tokens": 5},
         **{"exact": 0.5, "accuracy": 0.8, "loss": 3.0},
     }
-    assert (second["exact"], second["accuracy"], second["loss"]) == (0, 0, 6)
+    assert (second["from"], second["exact"], second["accuracy"], second["loss"]) == (25, 0, 0, 6)
     assert (found["examples"], found["tokens"]) == (3, 6)
     assert found["exact"] == pytest.approx(1 / 3)
     assert found["accuracy"] == pytest.approx(4 / 6)
