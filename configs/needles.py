@@ -6,8 +6,8 @@
 
 Prompts are those of S-NIAH-1 in bytes, but for the length of the number (docs/needles.md). Then
 
-    python eval.py --workdir=runs/needles                        # answers, and where the gates look
-    python eval.py needles --workdir=runs/needles --tasks=1 --digits=3 --new_tokens=16 --lengths 512 1024
+    python eval.py --workdir=runs/needles      # answers, and where the gates look
+    python eval.py needles --workdir=runs/needles --tasks=1 --digits=3 --lengths 640 1024 2048
 """
 
 from configs import base

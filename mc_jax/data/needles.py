@@ -19,11 +19,12 @@ A prompt is made from its index alone: nothing is stored, and any one can be had
 import dataclasses
 import functools
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from mc_jax.data.fit import fit
 from mc_jax.data.haystack import Haystack
 from mc_jax.data.tokenizers import Tokenizer
 from mc_jax.data.words import draw_key, longest_key
@@ -177,45 +178,65 @@ class Prompts(Sequence):
         Raises:
           InputError: see `__getitem__`.
         """
-        bare = self._sample(question, "", "")
-        room = tokens - len(bare.ids)
+        needed = len(self.tokenizer.encode(question.opening + question.needle + question.closing))
+        room = tokens - needed
         if room < 0:
-            raise _too_short(tokens, len(bare.ids))
+            allowed = f"at least {needed} for this prompt's needle"
+            raise InputError("length", f"{tokens} tokens", allowed)
         if self.placement == "sentence":
             return self._by_sentence(question, tokens)
+        off = 0.0
         for _ in range(_TRIES):
             start = int(self.haystack.starts[rng.integers(len(self.haystack.starts))])
-            sample = self._by_token(
-                question, tokens, bare.start + question.depth / 100 * room, start
-            )
-            wanted = sample.start + question.depth / 100 * sample.filler
-            if abs(len(sample.ids) - tokens) <= 1 and abs(sample.needle - wanted) <= 1:
+            lead = max(0, round(question.depth / 100 * room - off))
+            sample = self._by_token(question, tokens, lead, start)
+            wrong = sample.needle - sample.start - question.depth / 100 * sample.filler
+            if abs(len(sample.ids) - tokens) <= 1 and abs(wrong) <= 1:
                 return sample
+            off += wrong / 2
         found = f"text that cannot be cut to {tokens} tokens with a needle at {question.depth}%"
         raise InputError("essays", found, "text in which tokens are a few characters")
 
-    def _by_token(self, question: Question, tokens: int, needle: float, start: int) -> Sample:
-        """A prompt whose needle stands at a token, before the sentence that starts at `start`."""
-        text = self.haystack
+    def _by_token(self, question: Question, tokens: int, lead: int, start: int) -> Sample:
+        """A prompt whose needle stands behind `lead` tokens, where a sentence starts."""
+        text, rate = self.haystack, self._characters_of_a_token
+        opening, needle, closing = question.opening, question.needle, question.closing
 
-        def needle_after(characters: int) -> int:
-            before = question.opening + text.before(start, characters)
-            return self._position(before, question.needle)
+        def count(whole: str) -> int:
+            return len(self.tokenizer.encode(whole))
 
-        wanted = round(needle)
-        lead = needle_after(0)
-        before = text.before(start, self._nearest(needle_after, wanted, wanted - lead))
+        def before(characters: int) -> str:
+            return text.before(start, characters)
 
         def after(characters: int) -> str:
             return (text.gap + text.after(start, characters))[:characters]
 
-        def length(characters: int) -> int:
-            whole = question.opening + before + question.needle + after(characters)
-            return len(self.tokenizer.encode(whole + question.closing))
-
-        return self._sample(
-            question, before, after(self._nearest(length, tokens, tokens - length(0)))
+        # Tokens of the needle where it follows a sentence: one may hold the gap as well.
+        sentence = self.tokenizer.encode("So." + text.gap)
+        followed = self.tokenizer.encode("So." + text.gap + needle)
+        hidden = len(followed) - _common(sentence, followed)
+        first = before(
+            fit(
+                self.tokenizer,
+                whole=lambda n: opening + before(n) + needle,
+                part=lambda n, k: opening[-16:] + before(n)[: n - k],
+                wanted=count(opening) + lead + hidden,
+                guess=round(lead * rate),
+                rate=rate,
+            )
         )
+        missing = tokens - count(opening + first + needle + closing)
+        second = after(
+            fit(
+                self.tokenizer,
+                whole=lambda n: text.gap + needle + after(n) + closing,
+                part=lambda n, k: after(n)[k:] + closing[:16],
+                wanted=count(text.gap + needle + closing) + missing,
+                guess=max(0, round(missing * rate)),
+                rate=rate,
+            )
+        )
+        return self._sample(question, first, second)
 
     def _by_sentence(self, question: Question, tokens: int) -> Sample:
         """The longest prompt of whole words or lines, by RULER's rule."""
@@ -242,56 +263,35 @@ class Prompts(Sequence):
 
     def _sample(self, question: Question, before: str, after: str) -> Sample:
         """Measures a prompt whose haystack stands around its needle."""
-        prompt = question.opening + before + question.needle + after + question.closing
-        bare = question.opening + question.needle + question.closing
+        opening, needle, closing = question.opening, question.needle, question.closing
+        prompt = opening + before + needle + after + closing
         ids = self.tokenizer.encode(prompt)
-        in_front = question.opening + before
-        shown, value = question.needle.split(":")
+
+        def position(in_front: str) -> int:
+            """The token in which the text behind a part of the prompt starts."""
+            return _common(self.tokenizer.encode(in_front), ids)
+
         return Sample(
             question=question,
             prompt=prompt,
             ids=ids,
-            start=self._position(question.opening, prompt[len(question.opening) :]),
-            needle=self._position(in_front, prompt[len(in_front) :]),
-            value=self._position(in_front + shown + ":", value + after),
-            filler=len(ids) - len(self.tokenizer.encode(bare)),
+            start=position(opening),
+            needle=position(opening + before),
+            value=position(opening + before + needle.split(":")[0] + ":"),
+            filler=len(ids) - len(self.tokenizer.encode(opening + needle + closing)),
         )
-
-    def _position(self, before: str, after: str) -> int:
-        """The token of `before + after` in which `after` starts."""
-        one, both = self.tokenizer.encode_batch([before, before + after])
-        different = np.flatnonzero(one != both[: len(one)])
-        return int(different[0]) if len(different) else len(one)
-
-    def _nearest(self, count: Callable[[int], int], wanted: int, missing: int) -> int:
-        """Characters for which `count` is nearest to `wanted`.
-
-        Args:
-          count: tokens by characters; hardly ever falls.
-          wanted: what it should be.
-          missing: how far it is from there without any character.
-        """
-        rate, seen = self._characters_of_a_token, {0: -missing}
-        characters = 0
-        while seen[characters]:
-            step = round(-seen[characters] * rate) or (-1 if seen[characters] > 0 else 1)
-            characters = max(0, characters + step)
-            if characters in seen:
-                break
-            seen[characters] = count(characters) - wanted
-        best = min(seen, key=lambda n: (abs(seen[n]), n))
-        # A step was a whole token; single characters may come nearer.
-        for near in range(max(0, best - round(rate)), best + round(rate) + 1):
-            if not seen[best]:
-                break
-            seen[near] = count(near) - wanted
-            best = min((best, near), key=lambda n: (abs(seen[n]), n))
-        return best
 
     @functools.cached_property
     def _characters_of_a_token(self) -> float:
         some = self.haystack.after(0, 10_000)
         return max(1.0, len(some) / len(self.tokenizer.encode(some)))
+
+
+def _common(one: np.ndarray, other: np.ndarray) -> int:
+    """Tokens that two texts have in common before they differ."""
+    size = min(len(one), len(other))
+    different = np.flatnonzero(one[:size] != other[:size])
+    return int(different[0]) if len(different) else size
 
 
 def least_tokens(tokenizer: Tokenizer, task: int, digits: int = DIGITS) -> int:
@@ -312,7 +312,3 @@ def check_depths(field: str, depths: Sequence[float]) -> None:
         number = isinstance(depth, int | float) and not isinstance(depth, bool)
         if not number or not 0 <= depth <= 100:
             raise InputError(field, depth, "percent of the haystack, numbers from 0 to 100")
-
-
-def _too_short(tokens: int, needed: int) -> InputError:
-    return InputError("length", f"{tokens} tokens", f"at least {needed} for this prompt's needle")
