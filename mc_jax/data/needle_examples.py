@@ -1,4 +1,8 @@
-"""Needles as a task to train on: prompts with their answers, of exactly `data.length` tokens."""
+"""Needles as a task to train on: prompts with their answers, in `data.length` tokens.
+
+Prompts are up to 64 tokens shorter than they could be: a model that has seen answers at one place
+within a segment alone has not learned to write them at others.
+"""
 
 import dataclasses
 import sys
@@ -12,6 +16,12 @@ from mc_jax.data.needles import DEPTHS, ESSAY_TASKS, Prompts, Question, least_to
 from mc_jax.data.tokenizers import Tokenizer
 from mc_jax.errors import InputError
 
+# Lengths of prompts, up to the longest.
+_SPREAD = 64
+# Tokens of an answer beside the value, and to spare for the value: a space before it, a point and
+# the end of the text behind.
+_ANSWER = 40
+
 
 @dataclasses.dataclass(frozen=True)
 class Examples(Sequence):
@@ -22,11 +32,13 @@ class Examples(Sequence):
     Attributes:
       prompts: of each task, of which an example draws one.
       length: tokens of an example that are read.
+      spread: how many lengths of prompts there are, the longest of which fills `length`.
       everything: whether all tokens are targets, not only those of the answer.
     """
 
     prompts: tuple[Prompts, ...]
     length: int
+    spread: int
     everything: bool
 
     def __len__(self):
@@ -47,9 +59,10 @@ class Examples(Sequence):
         question, rng = prompts.draw(index)
         tokenizer = prompts.tokenizer
         answer = np.append(tokenizer.encode(_answer(question)), np.int32(tokenizer.eos_id))
-        sample = prompts.place(question, self.length + 1 - len(answer), rng)
+        shorter = int(rng.integers(self.spread))
+        sample = prompts.place(question, self.length + 1 - len(answer) - shorter, rng)
         written = np.concatenate([sample.ids, answer])
-        # A prompt may be a token too long, then its first one is left out, or too short.
+        # A prompt may be a token too long; then its first one is left out.
         cut = max(0, len(written) - (self.length + 1))
         ids = np.full(self.length + 1, tokenizer.eos_id, np.int32)
         ids[: len(written) - cut] = written[cut:]
@@ -75,7 +88,8 @@ def training(config: Config, tokenizer: Tokenizer, seed: int) -> Examples:
       InputError: essays that cannot be used, or a length that holds no prompt.
     """
     prompts = tuple(_prompts(config, tokenizer, seed, held_out=False, size=sys.maxsize))
-    return Examples(prompts, config.length, everything=config.needles.loss == "all")
+    spread = min(_spread(config, tokenizer, task) for task in config.needles.tasks)
+    return Examples(prompts, config.length, spread, everything=config.needles.loss == "all")
 
 
 def held_out(config: Config, tokenizer: Tokenizer) -> list[Examples]:
@@ -86,7 +100,12 @@ def held_out(config: Config, tokenizer: Tokenizer) -> list[Examples]:
     """
     size = config.eval_batches * config.eval_batch_size
     found = _prompts(config, tokenizer, seed=0, held_out=True, size=size)
-    return [Examples((prompts,), config.length, everything=False) for prompts in found]
+    return [
+        Examples(
+            (prompts,), config.length, _spread(config, tokenizer, prompts.task), everything=False
+        )
+        for prompts in found
+    ]
 
 
 def _prompts(
@@ -95,9 +114,8 @@ def _prompts(
     task = config.needles
     found = []
     for number in task.tasks:
-        # An answer is a value, with a space before it and a point and the end of the text behind.
-        needed = least_tokens(tokenizer, number, task.digits) + 40
-        if config.length < needed:
+        if _spread(config, tokenizer, number) < 1:
+            needed = least_tokens(tokenizer, number, task.digits) + _ANSWER
             allowed = f"at least {needed}: the prompt of S-NIAH-{number} and its answer"
             raise InputError("data.length", config.length, allowed)
         text = haystack.noise()
@@ -107,6 +125,12 @@ def _prompts(
         about = {"depths": depths, "seed": seed, "held_out": held_out, "digits": task.digits}
         found.append(Prompts(number, tokenizer, text, config.length, size, **about))
     return found
+
+
+def _spread(config: Config, tokenizer: Tokenizer, task: int) -> int:
+    """Lengths of prompts that there is room for, at most `_SPREAD`; below 1 for none."""
+    needed = least_tokens(tokenizer, task, config.needles.digits) + _ANSWER
+    return min(_SPREAD, config.length - needed + 1)
 
 
 def _answer(question: Question) -> str:

@@ -223,20 +223,26 @@ def test_examples_ask_for_the_value(task):
     found = list(data.eval_batches(task))
     assert [batch["task"].tolist() for batch in found] == [[1] * 4] * 2 + [[3] * 4] * 2
     assert [d for b in found for d in b["depth"]] == [0, 40, 100, 0, 40, 100, 0, 40] * 2
+    ends = []
     for batch in found:
         for i in range(4):
             ids = np.append(batch["inputs"][i], batch["targets"][i][-1])
             np.testing.assert_array_equal(ids[1:], batch["targets"][i])
-            text, at = bytes(ids[:-1].tolist()).decode(), np.flatnonzero(batch["weights"][i])
+            at = np.flatnonzero(batch["weights"][i])
+            text = bytes(ids[: at[-1] + 1].tolist()).decode()
             value = re.search("is: (.*?)[.]", text)[1]
             assert text.endswith(f"mentioned in the provided text is {value}.")
             answer = [*f" {value}.".encode(), 256]
             assert batch["targets"][i][at].tolist() == answer
-            assert at.tolist() == list(range(560 - len(answer), 560))
+            assert at.tolist() == list(range(at[0], at[0] + len(answer)))
+            assert (batch["targets"][i][at[-1] :] == 256).all()  # nothing but the end behind it
+            ends.append(at[-1])
             # The distance leads from where a token is to be written back to where it stands.
             back = at - batch["distance"][i][at]
             assert batch["inputs"][i][back][:-1].tolist() == answer[:-1]
             assert batch["distance"][i][batch["weights"][i] == 0].max() == 0
+    # Answers stand at different places, so that none of a segment is special.
+    assert min(ends) >= 560 - 64 and max(ends) < 560 and len(set(ends)) > 8
 
 
 def test_training_examples_are_others_and_may_count_every_token(task):
@@ -254,7 +260,9 @@ def test_training_examples_are_others_and_may_count_every_token(task):
     batch = next(iterator)
     iterator.close()
     np.testing.assert_array_equal(batch["inputs"], batches[0]["inputs"])
-    assert (batch["weights"] == 1).all()
+    # Every token up to the end of the text, and none behind it.
+    ended = np.cumsum(batch["targets"] == 256, axis=1) - (batch["targets"] == 256)
+    np.testing.assert_array_equal(batch["weights"], ended == 0)
     assert all(batch["weights"].sum(1).max() <= 39 for batch in data.eval_batches(task))
 
 
