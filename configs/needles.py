@@ -1,4 +1,4 @@
-"""Needle in a haystack: find a number of 3 digits in 512 bytes, where caching shows early.
+"""Needle in a haystack: find a number of 3 digits in 512 bytes.
 
     python train.py --config=configs/needles.py                  # linear attention with GRM
     python train.py --config=configs/needles.py:linear,none      # the same RNN without caching
