@@ -17,6 +17,9 @@
   python eval.py generate --workdir=runs/default --prompt="def main("
       continue a text; python eval.py generate --help says more
 
+  python eval.py needles --workdir=runs/default
+      needle in a haystack, after RULER, over lengths and depths
+
   python eval.py export --workdir=runs/default --to=my-model
       the weights as safetensors, for other programs
 
@@ -27,11 +30,12 @@
       a page of all results beside the paper's numbers
 
 Text models: bits per byte and perplexity, overall and by position in the context. Recall models:
-accuracy overall, by the number of key-value pairs and by the distance from value to query. For
-both, where the gates over memories look, in one held-out example.
+accuracy overall, by the number of key-value pairs and by the distance from value to query. Models
+of needles: answers that are right to the last token, by depth. For all, where the gates over
+memories look, in one held-out example.
 
 The run's folder receives eval/step_N.json, with all numbers, and the pictures
-eval/loss_by_position.png (text) or eval/recall.png (recall), and eval/gates.png.
+eval/loss_by_position.png (text), eval/recall.png (recall) or eval/needles.png, and eval/gates.png.
 
 Exit codes: 0 done; 2 a setting, a file or the checkpoint cannot be used.
 """
@@ -41,6 +45,7 @@ from pathlib import Path
 
 from mc_jax.evaluation import evaluate, summary
 from mc_jax.evaluation.generation import export_command, generate_command
+from mc_jax.evaluation.needles import needles_command
 from mc_jax.evaluation.report import report_command
 from mc_jax.training.cli import (
     Parser,
@@ -61,6 +66,7 @@ def harness_command(arguments: list[str]) -> int:
 COMMANDS = {
     "generate": generate_command,
     "export": export_command,
+    "needles": needles_command,
     "harness": harness_command,
     "report": report_command,
 }

@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 import eval as eval_program
 import train as train_program
 from configs import tiny
 from mc_jax.errors import InputError
+from mc_jax.inference.weights import Weights, export_weights
+from mc_jax.model import LanguageModel, ModelConfig
 from mc_jax.training import train
 from mc_jax.training.cli import read_config, run
 
@@ -137,6 +140,64 @@ def test_a_recall_model_has_no_tasks_of_text(refuse, trained):
     refuse(eval_program, [*arguments, "--step=7"], "checkpoint", "7", "the steps [1, 2]")
 
 
+# Arguments of `eval.py needles`; field, found and allowed.
+NEEDLES = {
+    "task": (["--tasks", "1", "4"], "--tasks", "4", "1, 2 and 3"),
+    "depth": (["--depths", "0", "101"], "--depths", "101", "from 0 to 100"),
+    "negative depth": (["--depths=-1"], "--depths", "-1", "from 0 to 100"),
+    "no number": (["--depths", "nan"], "--depths", "nan", "from 0 to 100"),
+    "samples": (["--samples=0"], "--samples", "0", ">= 1"),
+    "new tokens": (["--new_tokens=0"], "--new_tokens", "0", ">= 1"),
+    "batch": (["--batch_size=0"], "--batch_size", "0", ">= 1"),
+    "seed": (["--seed=-1"], "--seed", "-1", ">= 0"),
+    "digits": (["--digits=19"], "--digits", "19", "from 1 to 18"),
+    "digits of a UUID": (["--digits=3", "--tasks=3"], "--digits", "3", "--tasks 1 or 2"),
+    "length": (["--lengths", "480", "512"], "--lengths", "480", "at least 523", "S-NIAH-1"),
+    "length of a UUID": (
+        ["--lengths=530", "--tasks", "1", "3"],
+        "--lengths",
+        "530",
+        "at least 542",
+    ),
+    "no essays": (["--essays=/no/essay.txt"], "--essays", "/no/essay.txt", "matches a file"),
+    "essays for noise": (["--essays=LICENSE", "--tasks=1"], "--essays", "LICENSE", "2 or 3"),
+    "a picture": (["--essays=docs/images/gates.png"], "gates.png, byte", "UTF-8"),
+    "placement": (["--placement=word"], "arguments", "word", "--help"),
+    "name": (["--name=a/b"], "--name", "a/b", "without others in it"),
+    "step": (["--step=7"], "checkpoint", "7", "the steps [2]"),
+    "decay": (["--post_training_caching=2"], "average_decay", "2.0", "up to 1"),
+}
+
+
+@pytest.mark.parametrize("case", NEEDLES)
+def test_a_request_for_needles(case, refuse, writer):
+    arguments, *parts = NEEDLES[case]
+    before = contents(writer)
+    refuse(eval_program, ["needles", f"--workdir={writer}", *arguments], *parts)
+    assert contents(writer) == before
+
+
+def test_empty_essays(refuse, writer, tmp_path):
+    (tmp_path / "essay.txt").write_text(" \n")
+    arguments = ["needles", f"--workdir={writer}", f"--essays={tmp_path}"]
+    refuse(eval_program, arguments, "--essays", "with 0 characters", "text with sentences")
+
+
+def test_needles_for_a_model_that_reads_no_text(refuse, trained):
+    refuse(eval_program, ["needles", f"--workdir={trained}"], "workdir", "on text or needles")
+
+
+def test_needles_with_caching_after_training_with_caching(refuse, tmp_path):
+    """The exported model of a text that caches."""
+    config = tiny.get_config()
+    config.model.update(num_layers=1, dim=8, mlp_dim=8)
+    model = LanguageModel(ModelConfig.from_dict(config.model.to_dict()))
+    params = model.init(jax.random.key(0), jax.numpy.zeros((1, 2), int))["params"]
+    export_weights(tmp_path, Weights(config.to_dict(), params, 1))
+    arguments = ["needles", f"--workdir={tmp_path}", "--tasks=1", "--post_training_caching=0.5"]
+    refuse(eval_program, arguments, "model.memory.aggregation", "'grm'", "'none'")
+
+
 def test_caching_after_training_with_caching(refuse, trained):
     refuse(
         eval_program,
@@ -190,7 +251,7 @@ SETTINGS = {
     "batch": ("data.batch_size=-4", "data.batch_size", "-4", "at least 1"),
     "accumulation": ("train.grad_accum=3", "data.batch_size", "4", "a multiple of 3"),
     "length": ("data.length=0", "data.length", "0", "at least 1"),
-    "task": ("data.task=copy", "data.task", "'copy'", "'text' or 'mqar'"),
+    "task": ("data.task=copy", "data.task", "'copy'", "'text', 'mqar' or 'needles'"),
     "pairs type": ("data.mqar.pairs=(4.5,)", "data.mqar.pairs", "(4.5,)", "integers"),
     "pairs": ("data.mqar.pairs=(17,)", "data.mqar.pairs", "(17,)", "at most 16"),
     "no pairs": ("data.mqar.eval_pairs=()", "data.mqar.eval_pairs", "()", "one or more"),
@@ -258,7 +319,10 @@ def test_settings_that_do_not_go_together(case, refuse, tmp_path):
     [
         (["--config=configs/tinny.py"], ("--config", "'configs/tinny.py'", "configs/tiny.py")),
         (["--config=LICENSE"], ("--config", "'LICENSE'", "a Python file")),
-        (["--config=configs/tiny.py:image"], ("data.task", "'image'", "'text' or 'mqar'")),
+        (
+            ["--config=configs/tiny.py:image"],
+            ("data.task", "'image'", "'text', 'mqar' or 'needles'"),
+        ),
         (["--config=configs/base.py:more"], ("--config", "configs/base.py:more", "no argument")),
         (["--config=configs/finetune_gate.py"], ("--config", "finetune_gate.py:FOLDER")),
         (["--config=configs/paper_760m.py:big"], ("--config", "'big'", "RULE,AGGREGATION")),

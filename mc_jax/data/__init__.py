@@ -1,18 +1,19 @@
-"""Training and evaluation data: text from many formats, and associative recall (MQAR).
+"""Training and evaluation data: text from many formats, associative recall (MQAR), needles.
 
     train = train_iterator(config.data, seed=0)   # endless; get_state() and set_state() resume it
     for batch in eval_batches(config.data): ...   # held out, finite, the same every time
 
 A batch is {"inputs": int32 [B, L], "targets": int32 [B, L], "weights": float32 [B, L]}: the token
 to predict at each place, and 0 where no loss is taken. The evaluation batches of MQAR also hold
-{"distance": int32 [B, L], "pairs": int32 [B]}.
+{"distance": int32 [B, L], "pairs": int32 [B]}, those of needles {"distance", "task": int32 [B],
+"depth": float32 [B]}.
 
 Everything here is numpy; only `train_iterator` imports Grain.
 """
 
 from typing import TYPE_CHECKING
 
-from mc_jax.data import mqar, text, tokenizers
+from mc_jax.data import mqar, needle_examples, text, tokenizers
 from mc_jax.data.batches import EvalBatches
 from mc_jax.data.config import Config, check, default_config
 from mc_jax.data.tokenizers import Tokenizer
@@ -59,6 +60,8 @@ def train_iterator(
 
     if config.task == "mqar":
         stream = pipeline.generated(mqar.training(config, seed))
+    elif config.task == "needles":
+        stream = pipeline.generated(needle_examples.training(config, tokenizer(config), seed))
     else:
         stream = pipeline.shuffled_mixture(*text.train_windows(config), seed=seed)
     return pipeline.TrainIterator(
@@ -81,17 +84,21 @@ def eval_batches(config: Config) -> EvalBatches:
     check(config)
     if config.task == "mqar":
         return EvalBatches(mqar.held_out(config), config.eval_batch_size)
+    if config.task == "needles":
+        held_out = needle_examples.held_out(config, tokenizer(config))
+        return EvalBatches(held_out, config.eval_batch_size)
     return EvalBatches(text.eval_windows(config), config.eval_batch_size, config.eval_batches)
 
 
 def tokenizer(config: Config) -> Tokenizer:
-    """Returns the tokenizer of a text task (see `mc_jax.data.tokenizers.Tokenizer`).
+    """Returns the tokenizer of text or needles (see `mc_jax.data.tokenizers.Tokenizer`).
 
     Raises:
       InputError: another task, or a tokenizer that cannot be loaded.
     """
-    if config.task != "text":
-        raise InputError("data.task", config.task, "'text': only text has a tokenizer")
+    if config.task not in ("text", "needles"):
+        allowed = "'text' or 'needles': only text has a tokenizer"
+        raise InputError("data.task", config.task, allowed)
     return tokenizers.load(config.tokenizer)
 
 

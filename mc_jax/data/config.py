@@ -4,6 +4,7 @@ from typing import Any
 
 import ml_collections
 
+from mc_jax.data.needles import MOST_DIGITS, TASKS, check_depths
 from mc_jax.errors import InputError
 
 Config = Any  # an ml_collections.ConfigDict, or anything with the same attributes
@@ -12,14 +13,15 @@ Config = Any  # an ml_collections.ConfigDict, or anything with the same attribut
 def default_config() -> ml_collections.ConfigDict:
     """Returns every key of `config.data` with its default: bytes of the standard library."""
     config = ml_collections.ConfigDict()
-    config.task = "text"  # "text" | "mqar" (multi-query associative recall)
+    config.task = "text"  # "text" | "mqar" (multi-query associative recall) | "needles" (in a
+    #                       haystack, after RULER)
     config.length = 512  # tokens of one training example
     config.batch_size = 16  # examples of one step, over all processes
     config.workers = 0  # processes that prepare batches; 0: threads of this process
 
     config.eval_batch_size = 16
     config.eval_batches = 16  # text: at most so many, spread over the held-out text (0: all of it);
-    #                           mqar: exactly so many for each pair count
+    #                           mqar, needles: exactly so many for each pair count or task
 
     # Text. A source is "kind:path" or "kind:path?option=value&option=value":
     #   stdlib                          the Python standard library's own sources
@@ -41,13 +43,21 @@ def default_config() -> ml_collections.ConfigDict:
     config.mqar.pairs = (64,)  # key-value pairs of a training example, drawn from these
     config.mqar.eval_pairs = (8, 16, 32, 64)  # held-out examples for each of these
     config.mqar.power_a = 0.01  # the n-th place after the pairs is asked with p ~ n^(a - 1)
+
+    # Needles in tokens of `tokenizer`: a prompt and its answer fill the length.
+    config.needles = ml_collections.ConfigDict()
+    config.needles.tasks = (1,)  # of S-NIAH-1, 2, 3: drawn from; each has held-out examples
+    config.needles.depths = ()  # percent of the haystack before the needle; (): RULER's 40
+    config.needles.digits = 7  # of a number; RULER's have 7
+    config.needles.essays = "stdlib"  # of tasks 2 and 3: a text file, a folder, or a source
+    config.needles.loss = "answer"  # "answer" | "all": the tokens that count
     return config
 
 
 def check(config: Config) -> None:
     """Raises InputError for any value of `config.data` that cannot work."""
-    if config.task not in ("text", "mqar"):
-        raise InputError("data.task", config.task, "'text' or 'mqar'")
+    if config.task not in ("text", "mqar", "needles"):
+        raise InputError("data.task", config.task, "'text', 'mqar' or 'needles'")
     for key, smallest in (
         ("length", 1),
         ("batch_size", 1),
@@ -57,10 +67,9 @@ def check(config: Config) -> None:
     ):
         if config[key] < smallest:
             raise InputError(f"data.{key}", config[key], f"an integer of at least {smallest}")
-    if config.task == "mqar":
-        _check_mqar(config)
-    else:
-        _check_text(config)
+    if config.task != "text" and config.eval_batches < 1:
+        raise InputError("data.eval_batches", config.eval_batches, f"at least 1 for {config.task}")
+    {"text": _check_text, "mqar": _check_mqar, "needles": _check_needles}[config.task](config)
 
 
 def _check_types(field: str, values: Any, kind: type | tuple[type, ...], allowed: str) -> None:
@@ -89,8 +98,6 @@ def _check_text(config: Config) -> None:
 
 def _check_mqar(config: Config) -> None:
     mqar = config.mqar
-    if config.eval_batches < 1:
-        raise InputError("data.eval_batches", config.eval_batches, "at least 1 for mqar")
     if not 0 < mqar.power_a < float("inf"):
         raise InputError("data.mqar.power_a", mqar.power_a, "a positive number")
     for key in ("pairs", "eval_pairs"):
@@ -111,3 +118,14 @@ def _check_mqar(config: Config) -> None:
                 f"at least {2 * max(counts) + 2}: the {max(counts)} pairs of {field} need "
                 "as many different keys in [1, V/2)",
             )
+
+
+def _check_needles(config: Config) -> None:
+    task = config.needles
+    if not task.tasks or any(one not in TASKS for one in task.tasks):
+        raise InputError("data.needles.tasks", tuple(task.tasks), "one or more of 1, 2 and 3")
+    check_depths("data.needles.depths", task.depths)
+    if not 1 <= task.digits <= MOST_DIGITS:
+        raise InputError("data.needles.digits", task.digits, f"an integer from 1 to {MOST_DIGITS}")
+    if task.loss not in ("answer", "all"):
+        raise InputError("data.needles.loss", task.loss, "'answer' or 'all'")

@@ -28,6 +28,7 @@ _OPTIONS: dict[str, dict[str, str | None]] = {
     "arrayrecord": {"field": None},
     "hf": {"field": "text", "split": "train"},
 }
+KINDS = tuple(_OPTIONS)
 # Folders of the standard library that hold no hand-written code of it.
 _OTHER_FOLDERS = re.compile(
     "__pycache__|site-packages|dist-packages|tests?|idle_test|pydoc_data|config-.*"

@@ -86,7 +86,7 @@ def generate_command(arguments: list[str]) -> int:
     check_request(options.max_tokens, options.stop, options.seed)
     text = _prompt(options.prompt, options.prompt_file, options.session)
     saved = open_model(Path(options.workdir), which_checkpoint(options))
-    if saved.config.data.task != "text":
+    if saved.config.data.task not in ("text", "needles"):
         raise InputError("workdir", options.workdir, "a model that was trained on text")
     config = ModelConfig.from_dict(saved.config.model.to_dict())
     if options.post_training_caching is not None:

@@ -1,8 +1,9 @@
 """Pictures of an evaluation."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mc_jax.evaluation import scores
+from mc_jax.evaluation.answers import AnswersResult
 from mc_jax.evaluation.gates import GateMap
 from mc_jax.evaluation.recall import RecallResult
 from mc_jax.evaluation.text import TextResult
@@ -67,6 +69,60 @@ def draw_recall(path: Path, result: RecallResult) -> None:
     right.legend(frameon=False)
     left.set_ylim(-0.03, 1.03)
     _save(figure, path)
+
+
+def draw_answers(path: Path, result: AnswersResult) -> None:
+    """Accuracy by the depth of the needle, for each task."""
+    figure, axis = _figure("depth of the needle (percent of the haystack)", "whole answers")
+    tasks = sorted({row["task"] for row in result.rows})
+    for i, task in enumerate(tasks):
+        rows = [row for row in result.rows if row["task"] == task]
+        shade = _LINE if len(tasks) == 1 else str(0.75 * i / len(tasks))
+        points = [row["depth"] for row in rows], [row["exact"] for row in rows]
+        axis.plot(*points, color=shade, marker="o", markersize=3, label=f"S-NIAH-{task}")
+    axis.set_ylim(-0.03, 1.03)
+    axis.legend(frameon=False)
+    _save(figure, path)
+
+
+def draw_needles(path: Path, cells: Sequence[Mapping[str, Any]]) -> None:
+    """A heat map of accuracy for each task: columns are lengths, rows are depths.
+
+    Args:
+      path: of the picture.
+      cells: the results of `eval.py needles`, each of a task at a length.
+    """
+    tasks = sorted({cell["task"] for cell in cells})
+    lengths = sorted({cell["length"] for cell in cells})
+    depths = sorted({row["depth"] for cell in cells for row in cell["by_depth"]})
+    few = len(depths) <= 12
+    size = (1.6 + len(tasks) * max(2.2, 0.75 * len(lengths)), 4.2)
+    figure = Figure(figsize=size, layout="constrained")
+    for axis, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        image = np.full((len(depths), len(lengths)), np.nan)
+        for cell in cells:
+            if cell["task"] == task:
+                for row in cell["by_depth"]:
+                    image[depths.index(row["depth"]), lengths.index(cell["length"])] = row[
+                        "accuracy"
+                    ]
+        drawn = axis.imshow(image, aspect="auto", cmap="RdYlGn", vmin=0, vmax=1)
+        axis.set_title(task, fontsize=10)
+        axis.set_xlabel("length (tokens)")
+        axis.set_xticks(range(len(lengths)), [_short(length) for length in lengths])
+        shown = range(len(depths)) if few else np.linspace(0, len(depths) - 1, 11).astype(int)
+        axis.set_yticks(shown, [f"{depths[i]:g}" for i in shown])
+        if few:
+            for (y, x), value in np.ndenumerate(image):
+                if np.isfinite(value):
+                    axis.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7)
+    figure.axes[0].set_ylabel("depth of the needle (%)")
+    figure.colorbar(drawn, ax=figure.axes, label="accuracy")
+    _save(figure, path)
+
+
+def _short(length: int) -> str:
+    return f"{length // 1024}K" if length % 1024 == 0 else f"{length:,}"
 
 
 def draw_gates(

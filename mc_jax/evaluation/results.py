@@ -6,6 +6,7 @@ that makes it again, the day, and the versions it was made with.
 
 import datetime
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping
@@ -66,6 +67,21 @@ def write(path: Path, kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
     }
     replace(path, json.dumps(result, indent=2, allow_nan=False).encode())
     return result
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results.
+
+    Raises:
+      InputError: it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        allowed = f"a folder that can be written ({error.strerror})"
+        raise InputError("workdir", str(folder), allowed) from None
+    if not os.access(folder, os.W_OK):
+        raise InputError("workdir", str(folder), "a folder that can be written")
 
 
 def versions() -> dict[str, str]:

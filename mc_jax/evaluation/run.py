@@ -1,6 +1,5 @@
 """Evaluates a checkpoint of a run: numbers into JSON, pictures beside them."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,10 @@ from tqdm import tqdm
 
 from mc_jax import data
 from mc_jax.allocator import keep_freed_memory
-from mc_jax.errors import InputError
 from mc_jax.evaluation import gates, pictures, scores
+from mc_jax.evaluation.answers import evaluate_answers
 from mc_jax.evaluation.recall import evaluate_recall
-from mc_jax.evaluation.results import write
+from mc_jax.evaluation.results import make_folder, write
 from mc_jax.evaluation.text import evaluate_text
 from mc_jax.inference import cache_after_training
 from mc_jax.model import LanguageModel
@@ -34,8 +33,8 @@ def evaluate(
     """Evaluate a checkpoint.
 
     Args:
-      workdir: the run; its eval/ receives step_N.json, loss_by_position.png (text) or recall.png
-        (recall), and gates.png.
+      workdir: the run; its eval/ receives step_N.json, loss_by_position.png (text), recall.png
+        (recall) or needles.png, and gates.png.
       which: "latest", "best", or a step.
       eval_batches: in place of `data.eval_batches`.
       length: tokens of an example, in place of `data.length`.
@@ -44,8 +43,8 @@ def evaluate(
 
     Returns:
       What the JSON file holds, beside what `results.write` adds: `step`, `task`, `length`,
-      `post_training_caching`; `held_out`, the numbers overall and by position or by pairs and
-      distance; `gates`, see `_look`.
+      `post_training_caching`; `held_out`, the numbers overall and by position, by pairs and
+      distance, or by task and depth; `gates`, see `_look`.
 
     Raises:
       InputError: no such checkpoint, a damaged one, or a setting that cannot be used.
@@ -64,7 +63,7 @@ def evaluate(
         model = cache_after_training(experiment.model, trained_length, post_training)
         experiment = experiment._replace(model=model)
         folder = folder / "post_training"
-    _make(folder)
+    make_folder(folder)
     keep_freed_memory()
     results: Results = {
         "step": saved.step,
@@ -75,16 +74,6 @@ def evaluate(
         "gates": _look(experiment, saved.params, folder / "gates.png"),
     }
     return write(folder / f"step_{saved.step}.json", "evaluation", results)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        allowed = f"a folder that can be written ({error.strerror})"
-        raise InputError("workdir", str(folder), allowed) from None
-    if not os.access(folder, os.W_OK):
-        raise InputError("workdir", str(folder), "a folder that can be written")
 
 
 def _held_out(experiment: Experiment, params: PyTree, folder: Path) -> Results:
@@ -98,6 +87,10 @@ def _held_out(experiment: Experiment, params: PyTree, folder: Path) -> Results:
         text = evaluate_text(score, bar, config.length, token_bytes)
         pictures.draw_positions(folder / "loss_by_position.png", text, _first_cached(experiment))
         return text.to_json()
+    if config.task == "needles":
+        answers = evaluate_answers(score, bar)
+        pictures.draw_answers(folder / "needles.png", answers)
+        return answers.to_json()
     recall = evaluate_recall(score, bar, config.length, config.mqar.eval_pairs)
     pictures.draw_recall(folder / "recall.png", recall)
     return recall.to_json()
@@ -115,14 +108,15 @@ def _look(experiment: Experiment, params: PyTree, path: Path) -> Results:
 
     Returns:
       `layers`: for each memory layer its `block`, and for each head the mean weight of the
-      `online` memory among the tokens that see a cached one; for recall also that `on_answer`, of
-      the memory that holds the value, among the queries whose value is in a cached one. Without a
+      `online` memory among the tokens that see a cached one; for recall and needles also that
+      `on_answer`, of the memory that holds the value, among the queries whose value is in a cached
+      one. Without a
       gate to look at, `none`: why.
     """
     if why := no_gates(experiment):
         path.unlink(missing_ok=True)
         return {"none": why}
-    # For recall an example of the last number of pairs.
+    # For recall an example of the last number of pairs; for needles of the last task.
     example = data.eval_batches(experiment.config.data).parts[-1][0]
     model = LanguageModel(experiment.model)
     maps = gates.gate_maps(experiment.model, model, params, example["inputs"])

@@ -10,6 +10,12 @@ _COLUMNS = {  # of the table of a task: the number's name, its title and its for
         ("perplexity", "perplexity", ".3f"),
         ("bits_per_byte", "bits/byte", ".4f"),
     ),
+    "needles": (
+        ("examples", "examples", ",d"),
+        ("exact", "whole answers", ".4f"),
+        ("accuracy", "tokens", ".4f"),
+        ("loss", "nats/token", ".4f"),
+    ),
     "mqar": (
         ("tokens", "queries", ",d"),
         ("accuracy", "recall", ".4f"),
@@ -24,6 +30,11 @@ def summary(results: dict[str, Any]) -> str:
     rows = [("overall", held_out)]
     if results["task"] == "text":
         rows += [(f"position {_span(row)}", row) for row in held_out["by_position"]]
+    elif results["task"] == "needles":
+        rows += [
+            (f"S-NIAH-{row['task']}, depth {row['from']}-{row['to']}%", row)
+            for row in held_out["by_quarter"]
+        ]
     else:
         rows += [(f"{row['pairs']} pairs", row) for row in held_out["by_pairs"]]
         rows += [(f"distance {_span(row)}", row) for row in held_out["by_distance"]]

@@ -26,7 +26,7 @@ def refuse(config, *expected, call=None):
 
 
 SETTINGS = {
-    "task": ("task", "image", "'text' or 'mqar'"),
+    "task": ("task", "image", "'text', 'mqar' or 'needles'"),
     "length": ("length", 0, "at least 1"),
     "batch": ("batch_size", 0, "at least 1"),
     "workers": ("workers", -1, "at least 0"),

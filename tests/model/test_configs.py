@@ -58,7 +58,7 @@ def test_an_unknown_experiment_is_refused():
         assert caught.value.field == field
 
 
-@pytest.mark.parametrize("task", ["text", "mqar"])
+@pytest.mark.parametrize("task", ["text", "mqar", "needles"])
 def test_the_tiny_model_is_tiny(task):
     config = tiny.get_config(task)
     assert param_count(model_of(config)) < 60_000
