@@ -27,7 +27,7 @@ def get_config(arg: str = "linear,grm"):
         rule=rule, aggregation=aggregation, segment_len=segment_len, chunk_len=32
     )
     config.train.update(
-        steps=500,
+        steps=1000,
         learning_rate=8e-3,
         weight_decay=0.0,
         eval_every=100,
