@@ -29,6 +29,9 @@
   python eval.py report --workdir runs/a runs/b
       a page of all results beside the paper's numbers
 
+  python eval.py suite --workdir runs/a runs/b
+      every evaluation that needs no network, then the report; goes on where it was stopped
+
 Text models: bits per byte and perplexity, overall and by position in the context. Recall models:
 accuracy overall, by the number of key-value pairs and by the distance from value to query. Models
 of needles: answers that are right to the last token, by depth. For all, where the gates over
@@ -47,6 +50,7 @@ from mc_jax.evaluation import evaluate, summary
 from mc_jax.evaluation.generation import export_command, generate_command
 from mc_jax.evaluation.needles import needles_command
 from mc_jax.evaluation.report import report_command
+from mc_jax.evaluation.suite import suite_command
 from mc_jax.training.cli import (
     Parser,
     add_caching_option,
@@ -69,6 +73,7 @@ COMMANDS = {
     "needles": needles_command,
     "harness": harness_command,
     "report": report_command,
+    "suite": suite_command,
 }
 
 
