@@ -81,6 +81,7 @@ def cases() -> list[Case]:
             "mesh.context": -1,
             "model.num_heads": 16,  # of 128
             "model.memory.exchange": "ring",
+            "model.memory.placement": "zigzag",
         }
         found.append(Case("context", "configs/paper_1b3.py:linear,grm", topology, changes))
     for topology, chips in (("v5p:2x2x4", 16), ("v5p:4x4x4", 64), ("v5p:8x8x8", 512)):
