@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from mc_jax.errors import InputError
 from mc_jax.model import param_count
+from mc_jax.planning.activations import activation_bytes
 from mc_jax.planning.chips import Hardware, devices_of, hardware_of
 from mc_jax.planning.program import Program, totals
 from mc_jax.sharding import make_mesh
@@ -40,6 +41,8 @@ class Plan:
       hbm: bytes of a device.
       memory: bytes of a device: `parameters`, `optimizer`, `batch`, `temporaries`, `program`, and
         `total`, the most at any time. Where the program does not fit, what the compiler said.
+      activations: bytes of a device that the forward pass keeps for the backward pass, at the most
+        (see `activation_bytes`); a part of the temporaries.
       collectives: by kind, number and bytes that a device sends, of a step.
       flops: of a step on all devices: `model` (its equations), `hardware` (with what is computed
         again to save memory).
@@ -58,6 +61,7 @@ class Plan:
     steps: int
     hbm: int
     memory: dict[str, int]
+    activations: int
     collectives: dict[str, tuple[int, float]]
     flops: dict[str, float]
     seconds: dict[str, float | None]
@@ -127,6 +131,7 @@ def plan(experiment: Experiment, topology: str) -> Plan:
         steps=experiment.train.steps,
         hbm=hardware.hbm,
         memory=memory,
+        activations=activation_bytes(experiment, shardings, functions.state.params),
         collectives=collectives,
         flops=flops,
         seconds=_seconds(hardware, len(devices), flops["hardware"], memory, collectives, cycles),

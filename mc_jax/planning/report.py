@@ -21,7 +21,10 @@ def describe(plan: Plan, experiment: Experiment) -> str:
         "",
         "memory of a device, GiB",
     ]
-    lines += [f"  {name:<12}{size / GIB:9.2f}" for name, size in plan.memory.items()]
+    for name, size in plan.memory.items():
+        lines.append(f"  {name:<12}{size / GIB:9.2f}")
+        if name == "temporaries":
+            lines[-1] += f"  of them activations, at the most {plan.activations / GIB:.2f}"
     verdict = f"fits, {plan.free:.0%} free" if plan.fits else "DOES NOT FIT"
     lines += [f"  {'HBM':<12}{plan.hbm / GIB:9.2f}  {verdict}", ""]
     if plan.collectives:

@@ -9,9 +9,14 @@ from ml_collections import ConfigDict
 from configs import tiny
 from mc_jax.errors import InputError
 from mc_jax.planning import Plan, describe, plan
+from mc_jax.planning.activations import activation_bytes
+from mc_jax.planning.chips import devices_of
 from mc_jax.planning.cli import plan_command
 from mc_jax.planning.report import advice
+from mc_jax.sharding import make_mesh
 from mc_jax.training.experiment import check
+from mc_jax.training.functions import functions_of
+from mc_jax.training.sharding import Shardings
 from tests.kernels.tpu import needs_libtpu
 
 pytestmark = needs_libtpu
@@ -39,6 +44,8 @@ def test_a_plan_adds_up():
     # Two moments and a few counters; everything large is split over all four.
     assert 2 * parts["parameters"] < parts["optimizer"] < 2.1 * parts["parameters"]
     assert found.params < parts["parameters"] < 1.2 * found.params
+    assert found.activations > 0
+    assert "of them activations, at the most" in describe(found, experiment)
     # Memories, for the forward and for the backward pass.
     assert found.collectives["all-gather"][0] >= 2
     assert found.seconds["compute"] > 0 and found.seconds["network"] > 0
@@ -76,7 +83,9 @@ def test_advice_can_be_followed():
     experiment = small(data=1, fsdp=4)
     full = Plan(
         **dict(topology="v5e:2x2", chip="v5e", devices=4, params=1, tokens=1, steps=1),
-        **dict(mesh=experiment.mesh.sizes(4), hbm=1, memory={"total": 2}, collectives={}),
+        **dict(
+            mesh=experiment.mesh.sizes(4), hbm=1, memory={"total": 2}, activations=0, collectives={}
+        ),
         **dict(flops={}, seconds={}, seconds_to_compile=0.0),
     )
     said = "\n".join(advice(full, experiment))
@@ -93,3 +102,20 @@ def test_advice_can_be_followed():
 def test_topologies_that_do_not_exist(topology):
     with pytest.raises(InputError, match=f"--topology: found '{topology}'; allowed: CHIP:SHAPE"):
         plan(small(), topology)
+
+
+@pytest.mark.parametrize("grad_accum", [1, 2])
+def test_activations(grad_accum):
+    """With remat the stream before each block, and what the head and the loss keep."""
+    sizes = []
+    for layers in (2, 3):
+        config = ConfigDict(small(data=1, fsdp=2, context=2).config)
+        with config.unlocked():
+            config.model.update(num_layers=layers, remat="full")
+            config.train.grad_accum = grad_accum
+        experiment = check(config, read_data=False)
+        shardings = Shardings(make_mesh(experiment.mesh, devices_of("v5e:2x2")))
+        params = functions_of(experiment, shardings, None).state.params
+        sizes.append(activation_bytes(experiment, shardings, params))
+    # One block more: bfloat16, 256 wide, 8 x 1,024 tokens on four devices.
+    assert sizes[1] - sizes[0] == 2 * 256 * 8 * 1024 // 4 // grad_accum
