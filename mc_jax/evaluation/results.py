@@ -69,8 +69,12 @@ def write(path: Path, kind: str, content: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, field: str = "workdir") -> None:
     """Make a folder for results.
+
+    Args:
+      folder: which may be there.
+      field: the setting that says where.
 
     Raises:
       InputError: it cannot be made or written.
@@ -79,9 +83,9 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         allowed = f"a folder that can be written ({error.strerror})"
-        raise InputError("workdir", str(folder), allowed) from None
+        raise InputError(field, str(folder), allowed) from None
     if not os.access(folder, os.W_OK):
-        raise InputError("workdir", str(folder), "a folder that can be written")
+        raise InputError(field, str(folder), "a folder that can be written")
 
 
 def versions() -> dict[str, str]:

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import random
 import sqlite3
 from collections.abc import Sequence
@@ -87,20 +86,6 @@ class Files:
         except (OSError, ValueError):
             return None
 
-    def make(self) -> None:
-        """Make the folder.
-
-        Raises:
-          InputError: it cannot be written.
-        """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            allowed = f"a folder that can be written ({error.strerror})"
-            raise InputError("workdir", str(self.folder), allowed) from None
-        if not os.access(self.folder, os.W_OK):
-            raise InputError("workdir", str(self.folder), "a folder that can be written")
-
 
 def _identity(workdir: Path, step: int) -> str:
     """What changes when the weights do, without reading them."""
@@ -152,7 +137,7 @@ def evaluate(
         except InputError as error:
             raise InputError(error.field, f"{error.found} for {choice}", error.allowed) from None
         ready.append(task)
-    files.make()
+    results.make_folder(files.folder)
     lm = MCJaxLM.of(subject, open_model(workdir, subject.step).params, limit, batch_size)
     return [
         _evaluate_one(lm, files, choice, task, settings.log_samples)

@@ -1,6 +1,5 @@
 """The command `eval.py report`."""
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from mc_jax.errors import InputError
 from mc_jax.evaluation.report import markdown, missing, overview, page, sweeps, tables, training
 from mc_jax.evaluation.report.collect import Found, collect
 from mc_jax.evaluation.report.document import Document, Pictures, Section
+from mc_jax.evaluation.results import make_folder
 from mc_jax.files import replace
 from mc_jax.training.cli import Parser
 
@@ -48,7 +48,7 @@ def report_command(arguments: list[str]) -> int:
         allowed = "a folder with results, such as `python eval.py --workdir=FOLDER` makes of a run"
         raise InputError("workdir", " ".join(options.workdir), allowed)
     folder = Path(options.to)
-    make(folder)
+    make_folder(folder, "--to")
     for line in found.left_out:
         print(f"{Path(sys.argv[0]).name}: left out: {line}", file=sys.stderr)
     write(build(found, throughput or None), folder)
@@ -89,25 +89,10 @@ def build(found: Found, throughput: Mapping[str, Any] | None = None) -> Document
 def write(document: Document, folder: Path) -> None:
     """Write report.html, report.md and pictures/ into a folder that is there."""
     pictures = folder / "pictures"
-    make(pictures)
+    make_folder(pictures, "--to")
     for section in document.sections:
         for block in section.blocks:
             for picture in block.pictures if isinstance(block, Pictures) else ():
                 replace(pictures / picture.name, picture.content)
     replace(folder / "report.md", markdown.render(document, pictures.name).encode())
     replace(folder / "report.html", page.render(document).encode())
-
-
-def make(folder: Path) -> None:
-    """Make a folder, and check that files can be written there.
-
-    Raises:
-      InputError: it cannot be made or written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        allowed = f"a folder that can be written ({error.strerror})"
-        raise InputError("--to", str(folder), allowed) from None
-    if not os.access(folder, os.W_OK):
-        raise InputError("--to", str(folder), "a folder that can be written")
