@@ -29,7 +29,7 @@ HEADER = (
 TITLES = {
     "paper": "The paper's models, 524,288 tokens a step (at 16,384 two devices share a sequence):",
     "context": "One sequence, 1.3B with 16 heads of 128, all chips sharing it, memories in a ring:",
-    "scaling": "Two sequences of 4,096 for each chip, parameters over all of them:",
+    "scaling": "Two sequences of 4,096 for each chip, parameters over all of them or over 16 each:",
 }
 
 
@@ -84,9 +84,12 @@ def cases() -> list[Case]:
             "model.memory.placement": "zigzag",
         }
         found.append(Case("context", "configs/paper_1b3.py:linear,grm", topology, changes))
-    for topology, chips in (("v5p:2x2x4", 16), ("v5p:4x4x4", 64), ("v5p:8x8x8", 512)):
+    for mesh, (topology, chips) in itertools.product(
+        ({}, {"mesh.data": -1, "mesh.fsdp": 16}),
+        (("v5p:2x2x4", 16), ("v5p:4x4x4", 64), ("v5p:8x8x8", 512)),
+    ):
         # Two sequences of 4,096 a chip.
-        changes = {"data.batch_size": 2 * chips}
+        changes = {"data.batch_size": 2 * chips, **mesh}
         found.append(Case("scaling", "configs/paper_1b3.py:titans,grm", topology, changes))
     return found
 
@@ -159,6 +162,8 @@ def _line(row: dict[str, Any]) -> str:
     name = row["config"].removeprefix("configs/paper_").replace(".py:", " ")
     changes, gib = row["changes"], 2**30
     length = changes.get("data.length", 4096)
+    if "mesh.fsdp" in changes and changes["mesh.fsdp"] > 1:
+        name += f", fsdp={changes['mesh.fsdp']}"
     if "error" in row:
         return f"| {name} | {row['topology']} | {length:,} | {row['error']} | | | | |"
     plan = row["plan"]

@@ -218,13 +218,13 @@ def encode(
     Raises:
       InputError: no prompt, or one without a token.
     """
-    listed = isinstance(prompts, Sequence) and not isinstance(prompts, str)
-    if not listed or not prompts or not all(isinstance(text, str) for text in prompts):
-        raise InputError("prompts", prompts, "a list of one or more texts")
-    if isinstance(prompts[0], str):
+    listed = isinstance(prompts, Sequence) and not isinstance(prompts, str) and len(prompts) > 0
+    if listed and all(isinstance(text, str) for text in prompts):
         ids = tokenizer.encode_batch([str(text) for text in prompts])
-    else:
+    elif listed and all(isinstance(one, np.ndarray) for one in prompts):
         ids = [np.asarray(one) for one in prompts]
+    else:
+        raise InputError("prompts", prompts, "a list of one or more texts, or of arrays of ids")
     for text, one in zip(prompts, ids, strict=True):
         if not len(one):
             raise InputError("prompt", text, "a text of at least one token")
