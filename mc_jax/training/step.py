@@ -76,10 +76,10 @@ def batch_sums(
 
 def _laid_out(model: LanguageModel, batch: Batch) -> Batch:
     """The batch with tokens in the order in which devices that share sequences have them."""
-    mesh, placement = active_mesh(), model.config.memory.placement
-    if mesh is None or mesh.shape["context"] == 1 or placement == "contiguous":
+    mesh = active_mesh()
+    devices = 1 if mesh is None else mesh.shape["context"]
+    if devices == 1 or model.config.memory.placement == "contiguous":
         return batch
-    devices = mesh.shape["context"]
     return {key: constrain(in_zigzag(x, devices), "batch", "length") for key, x in batch.items()}
 
 
