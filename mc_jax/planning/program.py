@@ -151,10 +151,13 @@ def group_size(attributes: str) -> int:
     counted = re.search(r"replica_groups=\[(\d+),(\d+)\]", attributes)
     if counted:
         return int(counted[2])
-    named = re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", attributes)
+    # Devices may be listed in between, in an order of their own: `device_ids=([4,16]T(1,0))`.
+    named = re.search(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\S+)? \{(.*?)\}", attributes)
     if named:
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
+    if "replica_groups=" in attributes.replace("replica_groups={}", ""):
+        raise ValueError(f"groups of an exchange in a form that is not known: {attributes[:300]}")
     return 1
 
 

@@ -59,6 +59,24 @@ def test_bytes(shape, size):
     assert array_bytes(shape) == size
 
 
+@pytest.mark.parametrize(
+    ("groups", "size"),
+    [
+        ("{{0,1,2},{3,4,5}}", 3),
+        ("[2,4]<=[8]", 4),
+        ("mesh['a'=4,'b'=2] {'b'}", 2),
+        ("mesh['a'=16,'b'=1,'c'=4], device_ids=([4,16]T(1,0)) {'a'}", 16),
+    ],
+)
+def test_groups(groups, size):
+    assert group_size(f"%x), replica_groups={groups}, dimensions={{0}}") == size
+
+
+def test_groups_in_a_new_form_are_not_taken_for_none():
+    with pytest.raises(ValueError, match="not known: %x.*spiral"):
+        group_size("%x), replica_groups=spiral(4)")
+
+
 def test_a_program_without_exchanges():
     assert group_size("to_apply=%sum") == 1
     assert totals(Program("ENTRY %m (a: f32[]) -> f32[] {\n}\n").collectives()) == {}
