@@ -84,9 +84,9 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
         stack.callback(checkpoints.close)
         start = checkpoints.latest or 0
         hosts.check_shared(checkpoints.folder, start)
+        changes = []
         if start:
-            for change in check_same_run(checkpoints.config(start), experiment.to_json()):
-                _say(f"changed since step {start}: {change}")
+            changes = check_same_run(checkpoints.config(start), experiment.to_json())
         if start >= experiment.train.steps:
             _say(f"{workdir} is finished, at step {start}; raise config.train.steps to go on")
             return Outcome(start)
@@ -103,6 +103,8 @@ def train(config: ConfigDict, workdir: Path) -> Outcome:
         if start:
             state, position = checkpoints.restore(start, functions.state)
             batches.set_state(position)
+            for change in changes:
+                _say(f"changed since step {start}: {change}")
         elif experiment.train.init_from:
             others = other_params(experiment.model, experiment.train)
             state = functions.initialise()

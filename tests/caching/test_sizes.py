@@ -27,9 +27,9 @@ def bytes_of(tree):
 
 
 def size(case, length, **more):
-    """`state_size` with a case's options; a memory's own norm and activation have no size."""
+    """`state_size` with a case's options, without those that change no size."""
     options = case.options()
-    del options["mem_norm"], options["activation"]
+    del options["mem_norm"], options["activation"], options["pooled"]
     return mc_jax.state_size(
         length, heads=2, head_dim=5, expansion=EXPANSION, dtype="float32", **options, **more
     )
