@@ -113,7 +113,11 @@ class Cluster(Job):
 
 def last_words(said: str) -> str:
     """The message of a host that ended: ours, or that of JAX's service before its stack."""
-    lines = [line for line in said.splitlines() if "lost" in line or "error" in line.lower()]
+    lines = [
+        line
+        for line in said.splitlines()
+        if not line.lstrip().startswith("@") and ("lost" in line or "error" in line.lower())
+    ]
     return (lines or said.splitlines())[-1][:200]
 
 
