@@ -13,7 +13,7 @@ from mc_jax.training.experiment import check
 from mc_jax.training.functions import functions_of
 from mc_jax.training.sharding import BATCH_KEYS, data_parallel
 from mc_jax.training.state import initial_state
-from mc_jax.training.step import Sums, batch_sums, make_train_step, means
+from mc_jax.training.step import Sums, batch_sums, logit_scores, make_train_step, means
 
 VOCAB = 7
 
@@ -115,3 +115,16 @@ def test_a_profile_tells_the_parts_of_a_step(config):
         for way in (forward, backward):
             assert any(re.search(rf"\b{part}\b", name) for name in way), part
     assert any("/update/" in name for name in names)
+
+
+def test_likeliest_is_the_first_of_equals():
+    logits = jnp.array(
+        [[1.0, 3.0, 3.0, 0.0]] * 4 + [[0.0] * 4] * 2 + [[-jnp.inf, 0, 0, 0], [jnp.nan] * 4]
+    )
+    targets = jnp.array([0, 1, 2, 3, 0, 3, 1, 0])
+    _, correct = logit_scores(logits, targets)
+    assert correct.tolist() == [False, True, False, False, True, False, True, False]
+    some = jax.random.randint(jax.random.key(0), (50, 20, 7), -3, 3).astype(jnp.float32)
+    wanted = jax.random.randint(jax.random.key(1), (50, 20), 0, 7)
+    _, correct = logit_scores(some, wanted)
+    np.testing.assert_array_equal(correct, np.argmax(some, -1) == wanted)

@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
 from mc_jax.inference.run import padded_size
 from mc_jax.training.sharding import Shardings, check_batch_size
+from mc_jax.training.step import logit_scores
 from mc_jax.typing import Array, PyTree
 
 # The least length that sequences, and places to score, are padded to.
@@ -55,9 +54,8 @@ def compiled_scores(model: nn.Module, shardings: Shardings) -> Any:
     """
 
     def scores(params: PyTree, tokens: Array, at: Array, targets: Array) -> tuple[Array, Array]:
-        logits = jnp.asarray(model.apply({"params": params}, tokens, at), jnp.float32)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        return -loss, jnp.argmax(logits, -1) == targets
+        loss, correct = logit_scores(model.apply({"params": params}, tokens, at), targets)
+        return -loss, correct
 
     return jax.jit(scores, out_shardings=shardings.everywhere)
 
