@@ -16,6 +16,7 @@ from mc_jax.caching.recurrent import recurrent
 from mc_jax.caching.segments import capacity_for
 from mc_jax.caching.token_read import READS, SEQUENCES
 from mc_jax.caching.validate import check_arrays, check_cache, check_lengths
+from mc_jax.caching.write import write_dtype
 from mc_jax.errors import InputError
 from mc_jax.memory import DeepParams, get_rule
 from mc_jax.memory.network import accumulator
@@ -177,6 +178,8 @@ def _run(
         length = q.shape[1] * (1 if context is None else context.size)
         capacity = capacity_for(length, options.segment_len, options.segmentation)
     kernel = None if implementation == "chunked" else implementation
+    output_dtype = v.dtype
+    k, v = (x.astype(write_dtype(options, rule, x.dtype)) for x in (k, v))
     written = None
     # The kernels start from the rule's own initial state.
     if fresh and not token_wise and (context is None or options.resets):
@@ -215,7 +218,7 @@ def _run(
         axis_name=SEQUENCES,
     )
     y, cache = sequences(q, k, v, u, gates, params, cache, lengths, written)
-    return jnp.moveaxis(y, -1, 1), cache
+    return jnp.moveaxis(y, -1, 1).astype(output_dtype), cache
 
 
 def _cache_axes(position: int | None) -> Any:

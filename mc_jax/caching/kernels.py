@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from mc_jax.caching.cache import uses_streams
 from mc_jax.caching.options import Options
+from mc_jax.caching.write import write_dtype
 from mc_jax.errors import InputError
 from mc_jax.kernels import deep_read, deep_write, linear_read
 from mc_jax.kernels.tiles import round_up
@@ -68,7 +69,7 @@ def no_write_kernel(
       rule: update rule.
       head_dim: width of a head.
       hidden: hidden width of an MLP memory; not read for a matrix.
-      dtype: type of the keys.
+      dtype: type of the queries.
       any_device: leave out whether a TPU is here.
     """
     reason = _xla_writes(options, rule)
@@ -128,7 +129,7 @@ def deep_write_call(
         titans=rule.gates_type is TitansGates,
         activation=rule.network.activation,
         layer_norm=rule.network.mem_norm == "layer",
-        dtype=jnp.dtype(dtype),
+        dtype=jnp.dtype(write_dtype(options, rule, dtype)),
         ends_dtype=accumulator(dtype),
     )
 
@@ -204,7 +205,7 @@ def write_on_kernel(
     if kernel == "xla" or params is None:
         return None
     anywhere = kernel == "pallas_interpret"
-    if no_write_kernel(options, rule, head_dim, params.w1.shape[-1], k.dtype, anywhere):
+    if no_write_kernel(options, rule, head_dim, params.w1.shape[-1], q.dtype, anywhere):
         return None
     assert isinstance(rule, DeepRule)
 

@@ -89,3 +89,8 @@ class Options:
     def resets(self) -> bool:
         """Whether every segment starts from the initial state."""
         return self.caches and self.write_mode == "independent"
+
+    @property
+    def one_segment_each(self) -> bool:
+        """Whether no memory holds more than one segment."""
+        return self.resets and self.segmentation == "constant"

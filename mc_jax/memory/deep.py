@@ -77,6 +77,11 @@ class DeepRule:
 
     merges = False
 
+    @property
+    def amplifies(self) -> bool:
+        """DLA's: when its first weights have decayed, rounding is much of what feeds the rest."""
+        return self.gates_type is DLAGates
+
     def window(self, gates: Any) -> int:
         """A token's gradient is taken once."""
         return 0

@@ -57,6 +57,7 @@ class MatrixRule:
 
     network = MatrixNetwork()
     merges = True
+    amplifies = False
 
     def window(self, gates: Any) -> int:
         """c - 1, read off beta's last axis."""

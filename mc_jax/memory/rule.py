@@ -53,6 +53,11 @@ class Rule(Protocol):
         """Whether the memories of two neighbouring segments add up to that of both."""
         ...
 
+    @property
+    def amplifies(self) -> bool:
+        """Whether rounding grows with the tokens that a memory has taken in."""
+        ...
+
     def window(self, gates: Any) -> int:
         """Tokens before the running one that a write looks back on."""
         ...

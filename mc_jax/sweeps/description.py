@@ -13,10 +13,16 @@ Value = str | int | float
 NUMBERS = {
     "text": {"loss": "lower", "perplexity": "lower", "bits_per_byte": "lower"},
     "mqar": {"loss": "lower", "accuracy": "higher"},
+    "needles": {"loss": "lower", "accuracy": "higher", "exact": "higher"},
 }
 # Parts that an evaluation splits a number by, by task.
-PARTS: dict[str, tuple[str, ...]] = {"text": (), "mqar": ("pairs",)}
-LABELS = {"accuracy": "recall", "bits_per_byte": "bits per byte"}
+PARTS: dict[str, tuple[str, ...]] = {"text": (), "mqar": ("pairs",), "needles": ()}
+LABELS = {
+    ("text", "bits_per_byte"): "bits per byte",
+    ("mqar", "accuracy"): "recall",
+    ("needles", "accuracy"): "accuracy of an answer's tokens",
+    ("needles", "exact"): "whole answers",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,12 +123,16 @@ class Sweep:
     @property
     def higher(self) -> bool:
         """Whether a higher number is a better one."""
-        return NUMBERS[self.cells[0].config.data.task][self.number] == "higher"
+        return NUMBERS[self._task][self.number] == "higher"
 
     @property
     def label(self) -> str:
         """The number's name for people."""
-        return LABELS.get(self.number, self.number)
+        return LABELS.get((self._task, self.number), self.number)
+
+    @property
+    def _task(self) -> str:
+        return self.cells[0].config.data.task
 
 
 def grid(config_of: Callable[..., ConfigDict], **axes: Sequence[Value]) -> list[Cell]:

@@ -44,7 +44,8 @@ def token_scores(
       params: its parameters.
       batch: `inputs` and `targets`, each [batch, length].
     """
-    return logit_scores(model.apply({"params": params}, batch["inputs"]), batch["targets"])
+    logits = jnp.asarray(model.apply({"params": params}, batch["inputs"]))
+    return logit_scores(logits, batch["targets"])
 
 
 def logit_scores(

@@ -45,6 +45,23 @@ def test_bfloat16(case):
     assert_float32(cache)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"aggregation": "none"}, {"write_mode": "checkpoint"}, {"segmentation": "logarithmic"}],
+    ids=str,
+)
+def test_bfloat16_over_many_segments(options):
+    """Compressed in bfloat16 the same outputs are 30 to 80% off."""
+    case = Case("dla", **({"aggregation": "grm"} | options), chunk_len=16, segment_len=32)
+    inputs = make_inputs(case, 512, dim=16, hidden=32)
+    inputs = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(np.float32), inputs)
+    exact, _ = quick_call(case, inputs)
+    out, _ = quick_call(case, inputs, jnp.bfloat16)
+    assert out.dtype == jnp.bfloat16
+    error = np.linalg.norm(out.astype(np.float32) - exact) / np.linalg.norm(exact)
+    assert error <= 1e-2, f"{error:.3g}"
+
+
 def assert_float32(cache):
     """State and memories keep float32 whatever the inputs are."""
     assert {x.dtype.name for x in jax.tree.leaves(cache)} == {"float32", "int32"}

@@ -54,7 +54,8 @@ def compiled_scores(model: nn.Module, shardings: Shardings) -> Any:
     """
 
     def scores(params: PyTree, tokens: Array, at: Array, targets: Array) -> tuple[Array, Array]:
-        loss, correct = logit_scores(model.apply({"params": params}, tokens, at), targets)
+        logits = jnp.asarray(model.apply({"params": params}, tokens, at))
+        loss, correct = logit_scores(logits, targets)
         return -loss, correct
 
     return jax.jit(scores, out_shardings=shardings.everywhere)
