@@ -18,18 +18,10 @@ a GPU or TPU; --share divides it.
 import numpy as np
 
 from configs import mqar
+from configs.reads import READS
 from mc_jax.errors import InputError
 from mc_jax.sweeps import Lines, Sweep, grid
 
-# How memories are read: aggregation and segmentation.
-READS = {
-    "base": ("none", "constant"),
-    "residual": ("residual", "constant"),
-    "grm": ("grm", "constant"),
-    "soup": ("soup", "constant"),
-    "ssc": ("ssc", "constant"),
-    "log-linear++": ("grm", "logarithmic"),
-}
 PAIRS = (4, 8, 16, 32, 64)
 # Length by number of pairs, as in Zoology.
 LENGTHS = {4: 64, 8: 128, 16: 256, 32: 256, 64: 256, 128: 512}

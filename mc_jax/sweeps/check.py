@@ -6,6 +6,8 @@ from collections.abc import Iterable
 import jax
 from ml_collections import ConfigDict
 
+from mc_jax import data
+from mc_jax.data.config import check as check_data
 from mc_jax.errors import InputError
 from mc_jax.sweeps.description import NUMBERS, PARTS, Cell, Lines, Rows, Sweep
 from mc_jax.training.experiment import check as check_config
@@ -22,6 +24,7 @@ def check(sweep: Sweep) -> None:
     _check_seeds(sweep)
     for cell in sweep.cells:
         _check_config(sweep, cell)
+    _check_lengths(sweep)
     if sweep.choose is not None and sweep.choose not in sweep.axes:
         raise InputError("sweep.choose", sweep.choose, " | ".join(sweep.axes) + " | None")
     _check_picture(sweep)
@@ -74,6 +77,26 @@ def _check_config(sweep: Sweep, cell: Cell) -> None:
     if sweep.by is not None and sweep.by not in PARTS[task]:
         allowed = " | ".join([*PARTS[task], "None"]) + f" for data.task={task!r}"
         raise InputError("sweep.by", sweep.by, allowed)
+
+
+def _check_lengths(sweep: Sweep) -> None:
+    lengths = sweep.lengths
+    if (sweep.by == "length") != bool(lengths):
+        allowed = "some with by='length', () without"
+        raise InputError("sweep.lengths", lengths, allowed)
+    if double := _double(lengths):
+        raise InputError("sweep.lengths", double, "each length once")
+    for length in lengths:
+        for cell in sweep.cells:
+            config = ConfigDict(cell.config.to_dict())
+            config.data.length = length
+            try:
+                check_data(config.data)
+                if config.data.task == "needles":
+                    data.eval_batches(config.data)  # made when they are read
+            except (InputError, TypeError) as error:
+                allowed = f"lengths that {cell.name} can be evaluated at ({error})"
+                raise InputError("sweep.lengths", length, allowed) from None
 
 
 def _check_picture(sweep: Sweep) -> None:

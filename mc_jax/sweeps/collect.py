@@ -91,9 +91,7 @@ def _places(sweep: Sweep, cell: Cell, runs: list[tuple[Run, RunResult]]) -> list
         if result.held_out is not None
     }
     diverged = [run.seed for run, result in runs if result.diverged is not None]
-    own_parts: list[int | None] = [None]
-    if sweep.by is not None:
-        own_parts = [n for n in sweep.parts if n in cell.config.data.mqar.eval_pairs]
+    own_parts = [None] if sweep.by is None else sorted(sweep.parts_of(cell))
     return [
         Place(
             axes if part is None else axes | {str(sweep.by): part},

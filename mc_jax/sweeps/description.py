@@ -15,8 +15,8 @@ NUMBERS = {
     "mqar": {"loss": "lower", "accuracy": "higher"},
     "needles": {"loss": "lower", "accuracy": "higher", "exact": "higher"},
 }
-# Parts that an evaluation splits a number by, by task.
-PARTS: dict[str, tuple[str, ...]] = {"text": (), "mqar": ("pairs",), "needles": ()}
+# What a number can be split by, by task: parts of one evaluation, or an evaluation for each length.
+PARTS = {"text": ("length",), "mqar": ("pairs", "length"), "needles": ("length",)}
 LABELS = {
     ("text", "bits_per_byte"): "bits per byte",
     ("mqar", "accuracy"): "recall",
@@ -90,8 +90,10 @@ class Sweep:
       seeds: `config.seed` of the runs of each cell.
       number: of the evaluation's held-out numbers, the one that is compared: see `NUMBERS`.
       picture: how it is drawn.
-      by: a part that the evaluation splits it by, which becomes one more axis: "pairs" for recall,
-        with the values of `data.mqar.eval_pairs`; None for the number over all.
+      by: what it is split by, which becomes one more axis: "pairs" for recall, with the values of
+        `data.mqar.eval_pairs`; "length", with those of `lengths`; None for the number over all.
+      lengths: tokens of the held-out examples that every run is evaluated on, one time each, for
+        `by="length"`; without it they are those of `data.length`.
       choose: an axis, such as the learning rate, of which every cell of the other axes takes the
         value whose runs have the best mean; None if there is none.
       title: of the picture.
@@ -102,6 +104,7 @@ class Sweep:
     number: str
     picture: Lines | Rows
     by: str | None = None
+    lengths: tuple[int, ...] = ()
     choose: str | None = None
     title: str = ""
 
@@ -116,9 +119,17 @@ class Sweep:
     @property
     def parts(self) -> list[int]:
         """Values of the axis `by`."""
-        if self.by is None:
-            return []
-        return sorted({n for cell in self.cells for n in cell.config.data.mqar.eval_pairs})
+        return sorted({part for cell in self.cells for part in self.parts_of(cell)})
+
+    def parts_of(self, cell: Cell) -> Sequence[int]:
+        """Those that a cell has."""
+        match self.by:
+            case "pairs":
+                return cell.config.data.mqar.eval_pairs
+            case "length":
+                return self.lengths
+            case _:
+                return ()
 
     @property
     def higher(self) -> bool:

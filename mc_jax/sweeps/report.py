@@ -77,7 +77,8 @@ def table(sweep: Sweep, places: Sequence[Place]) -> str:
         part = None if sweep.by is None else place.axes[sweep.by]
         rows.setdefault(tuple(place.axes[axis] for axis in axes), {})[part] = place
     parts: list[Any] = [None] if sweep.by is None else list(sweep.parts)
-    titles = [sweep.label if n is None else f"{sweep.label}, {n} {sweep.by}" for n in parts]
+    unit = "tokens" if sweep.by == "length" else sweep.by
+    titles = [sweep.label if n is None else f"{sweep.label}, {n} {unit}" for n in parts]
     chosen = [] if sweep.choose is None else [sweep.choose]
     lines = [[*axes, *titles, *chosen, "seeds"]]
     lines.append(["---"] * len(lines[0]))

@@ -24,7 +24,8 @@ class RunResult(NamedTuple):
     """How a run ended: outcome.json in its folder.
 
     Attributes:
-      held_out: the evaluation's numbers; None if the run diverged.
+      held_out: the evaluation's numbers, those of other lengths `by_length`; None if the run
+        diverged.
       diverged: what was not finite, and at which step; None if the run is whole.
       seconds: of training and evaluation, compiling included; None if it was ever stopped.
     """
@@ -40,6 +41,7 @@ class Run(NamedTuple):
     cell: Cell
     seed: int
     folder: Path
+    lengths: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -56,13 +58,20 @@ class Run(NamedTuple):
 
     @property
     def result(self) -> RunResult | None:
-        """How it ended; None if it has not.
+        """How it ended; None if it has not, or not at all of the lengths.
 
         Raises:
           InputError: its outcome.json is damaged.
         """
         found = _read(self.folder / "outcome.json")
-        return None if found is None else RunResult(**found)
+        if found is None:
+            return None
+        result = RunResult(**found)
+        if result.held_out is not None and self.lengths:
+            measured = {row["length"] for row in result.held_out.get("by_length", [])}
+            if not measured.issuperset(self.lengths):
+                return None
+        return result
 
     def check_unchanged(self) -> None:
         """Check that what was begun in the folder is this run.
@@ -89,7 +98,7 @@ class Run(NamedTuple):
             signal = train(self.config, self.folder).signal
             if signal:
                 return signal
-            held_out = evaluate(self.folder)["held_out"]
+            held_out = self._evaluate()
         except DivergedError as error:
             diverged = str(error).partition(";")[0]
         seconds = None if stopped_before else time.monotonic() - start
@@ -98,6 +107,20 @@ class Run(NamedTuple):
         # The next run has programs of its own.
         jax.clear_caches()
         return None
+
+    def _evaluate(self) -> dict[str, Any]:
+        """The numbers; those of the own length come last, since it is they that stay in eval/."""
+        by_length = [
+            {"length": length, **_numbers(evaluate(self.folder, length=length)["held_out"])}
+            for length in self.lengths
+        ]
+        held_out = evaluate(self.folder)["held_out"]
+        return held_out | ({"by_length": by_length} if by_length else {})
+
+
+def _numbers(held_out: dict[str, Any]) -> dict[str, Any]:
+    """Without the parts."""
+    return {name: value for name, value in held_out.items() if not isinstance(value, list)}
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -114,7 +137,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 def runs_of(sweep: Sweep, cells: Sequence[Cell], workdir: Path) -> list[Run]:
     """The runs of some of a sweep's cells; seeds outermost, so that each cell soon has a run."""
     return [
-        Run(cell, seed, workdir / f"{cell.name}-seed{seed}")
+        Run(cell, seed, workdir / f"{cell.name}-seed{seed}", sweep.lengths)
         for seed in sweep.seeds
         for cell in cells
     ]

@@ -58,7 +58,25 @@ def broken(**settings):
         ({"seeds": (0, -1)}, "seeds: found (0, -1)"),
         ({"seeds": (1, 2, 1)}, "seeds: found [1]; allowed: each seed once"),
         ({"number": "acc"}, "sweep.number: found 'acc'; allowed: loss | accuracy for"),
-        ({"by": "distance"}, "sweep.by: found 'distance'; allowed: pairs | None"),
+        ({"by": "distance"}, "sweep.by: found 'distance'; allowed: pairs | length | None"),
+        ({"by": "length"}, "sweep.lengths: found (); allowed: some with by='length'"),
+        ({"lengths": (64,)}, "sweep.lengths: found (64,); allowed: some with by='length', ()"),
+        ({"by": "length", "lengths": (64, 32, 64)}, "sweep.lengths: found [64]; allowed: each"),
+        (
+            {"by": "length", "lengths": (64, 8)},
+            "sweep.lengths: found 8; allowed: lengths that base-16 can be evaluated at "
+            "(data.mqar.pairs: found (4,)",
+        ),
+        (
+            {
+                "cells": cells(task=("needles",)),
+                "number": "exact",
+                "by": "length",
+                "lengths": (300,),
+            },
+            "sweep.lengths: found 300; allowed: lengths that needles can be evaluated at "
+            "(data.length: found 300; allowed: at least 4",
+        ),
         ({"choose": "rate"}, "sweep.choose: found 'rate'; allowed: read | dim | None"),
         ({"picture": None}, "sweep.picture: found None; allowed: Lines"),
         ({"picture": Lines("pairs", "read")}, "sweep.picture: found 'pairs'; allowed: read | dim"),
@@ -135,6 +153,7 @@ def test_a_bad_file(tmp_path, text, message):
         ("table5.py", 2 * 7 * 3),
         ("table5.py:text", 2 * 7 * 3),
         ("recall.py", (5 + 2) * 3),
+        ("needles.py", 4 * 6 * 3),
     ],
 )
 def test_the_sweeps_of_this_repository(name, runs):

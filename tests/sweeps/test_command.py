@@ -141,6 +141,31 @@ def test_a_changed_config_is_refused_and_a_diverged_run_is_recorded(run, steps, 
     assert steps.taken == taken, "it diverges once"
 
 
+def test_runs_are_evaluated_at_every_length(run, steps, file, tmp_path):
+    text = file.read_text().replace('x="pairs"', 'x="length"').replace("(0, 1)", "(0,)")
+    file.write_text(text.replace('by="pairs"', 'by="length", lengths=(64, 16)'))
+    code, shown = run()
+    assert code == 0 and "loss, 16 tokens | loss, 64 tokens" in shown
+    found = written(tmp_path)
+    assert found["axes"]["length"] == [16, 64]
+    folder = tmp_path / "sweep" / "grm-seed0"
+    for length in (16, 64):
+        (place,) = [
+            x for x in found["cells"] if x["axes"] == {"aggregation": "grm", "length": length}
+        ]
+        assert place["mean"] == evaluate(folder, length=length)["held_out"]["loss"]
+    own = evaluate(folder)["held_out"]["loss"]
+    assert own not in (x["mean"] for x in found["cells"])
+
+    # One more length: evaluated again, not trained again.
+    taken = steps.taken
+    file.write_text(file.read_text().replace("(64, 16)", "(64, 16, 48)"))
+    assert run()[0] == 0 and steps.taken == taken
+    assert written(tmp_path)["axes"]["length"] == [16, 48, 64]
+    kept = json.loads((folder / f"eval/step_{STEPS}.json").read_text())
+    assert (kept["length"], kept["held_out"]["loss"]) == (32, own)
+
+
 @pytest.mark.parametrize("name", ["config.json", "outcome.json"])
 def test_a_damaged_file_is_named(run, steps, tmp_path, name):
     folder = tmp_path / "sweep" / "grm-seed1"
