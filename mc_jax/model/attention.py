@@ -21,7 +21,7 @@ _IMPLEMENTATIONS: dict[str, Literal["xla", "cudnn"] | None] = {
 
 
 class Attention(nn.Module):
-    """Causal multi-head attention by `jax.nn.dot_product_attention`.
+    """Causal multi-head attention by `jax.nn.dot_product_attention`; in float64 by Flax's.
 
     Attributes:
       config: the model's.
@@ -54,14 +54,7 @@ class Attention(nn.Module):
         v = qkv[:, :, 2]
         window = attention.window if self.sliding else None
         if cache is None:
-            y = jax.nn.dot_product_attention(
-                q,
-                k,
-                v,
-                is_causal=True,
-                local_window_size=None if window is None else (window - 1, 0),
-                implementation=_IMPLEMENTATIONS[attention.implementation],
-            )
+            y = _fresh(q, k, v, window, _IMPLEMENTATIONS[attention.implementation])
             after = AttentionCache(k, v)
             if window is not None:
                 none = jnp.zeros((x.shape[0], window - 1, *k.shape[2:]), k.dtype)
@@ -74,6 +67,23 @@ class Attention(nn.Module):
                 lambda old, new: last_tokens(old, new, lengths), cache, AttentionCache(k, v)
             )
         return output_projection(config, 2, "out")(y), after
+
+
+def _fresh(
+    q: Array, k: Array, v: Array, window: int | None, implementation: Literal["xla", "cudnn"] | None
+) -> Array:
+    """Outputs of the tokens of sequences that start here."""
+    if q.dtype == jnp.float64:
+        back = jnp.arange(q.shape[1])[:, None] - jnp.arange(q.shape[1])
+        return _attend(q, AttentionCache(k, v), (back >= 0) & (back < (window or q.shape[1])))
+    return jax.nn.dot_product_attention(
+        q,
+        k,
+        v,
+        is_causal=True,
+        local_window_size=None if window is None else (window - 1, 0),
+        implementation=implementation,
+    )
 
 
 def _with_all(
@@ -110,6 +120,9 @@ def _with_window(q: Array, new: AttentionCache, cache: AttentionCache, position:
 def _attend(q: Array, kept: AttentionCache, seen: Array) -> Array:
     """Softmax attention to the slots that each token has `seen`, [*batch, length, slots]."""
     mask = seen.reshape(-1, 1, *seen.shape[-2:])
+    if q.dtype == jnp.float64:
+        # That of jax.nn takes its softmax in float32, whatever it is given.
+        return nn.dot_product_attention(q, kept.k, kept.v, mask=mask)
     return jax.nn.dot_product_attention(q, kept.k, kept.v, mask=mask, implementation="xla")
 
 

@@ -105,9 +105,7 @@ def check(config, params, tolerance):
 @pytest.mark.parametrize("name", MODELS)
 def test_float64(name, x64):
     config = model(name, "float64")
-    # JAX's attention takes its softmax in float32, whatever it is given.
-    attends = set(config.pattern) != {"memory"}
-    check(config, params_of(config, "float64"), 1e-5 if attends else 1e-9)
+    check(config, params_of(config, "float64"), 1e-9)
 
 
 @pytest.mark.parametrize("name", ["linear-ssc", "dla-soup-checkpoint", "hybrid"])
