@@ -28,7 +28,7 @@ def prefill(
     tokens: Int[np.ndarray, "batch length"],
     cache: ModelCache | None = None,
     *,
-    lengths: Int[np.ndarray, "batch"] | None = None,
+    lengths: Int[np.ndarray, " batch"] | None = None,
     storage: Storage = AS_IT_IS,
     piece: int = PIECE,
     progress: bool = False,
@@ -95,7 +95,7 @@ def prefill(
 def decode_step(
     config: ModelConfig,
     params: PyTree,
-    tokens: Int[Array, "batch"],
+    tokens: Int[Array, " batch"],
     cache: ModelCache,
 ) -> tuple[Float[Array, "batch vocab"], ModelCache]:
     """Read one more token of each sequence. A pure function, to be compiled by the caller.

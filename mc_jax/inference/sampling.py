@@ -48,7 +48,7 @@ AS_TRAINED = Sampling()
 
 def draw(
     logits: Float[Array, "batch vocab"], keys: Array, sampling: Sampling
-) -> Int[Array, "batch"]:
+) -> Int[Array, " batch"]:
     """The next token of each sequence; keys are random keys [batch]."""
     if sampling.temperature == 0:
         return jnp.argmax(logits, -1)

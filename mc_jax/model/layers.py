@@ -40,14 +40,14 @@ class ConvKernel(nn.Module):
     width: int
 
     @nn.compact
-    def __call__(self, channels: tuple[int, ...]) -> Float[Array, "width *channels"]:
+    def __call__(self, channels: tuple[int, ...]) -> Float[Array, " width *channels"]:
         """The parameter."""
         initial = nn.initializers.normal(self.width**-0.5)
         return self.param("kernel", initial, (self.width, *channels))
 
 
 def causal_conv(
-    kernel: Float[Array, "width *channels"],
+    kernel: Float[Array, " width *channels"],
     x: Float[Array, "batch blocks *channels block_len"],
     tail: Float[Array, "batch before *channels"] | None = None,
 ) -> Array:

@@ -14,7 +14,7 @@ HeldOut = Callable[[PyTree, Iterable[Mapping[str, np.ndarray]]], dict[str, float
 
 
 def make_held_out(
-    model: LanguageModel, token_bytes: Int[Array, "vocab"] | None, shardings: Shardings
+    model: LanguageModel, token_bytes: Int[Array, " vocab"] | None, shardings: Shardings
 ) -> HeldOut:
     """Build `held_out(params, batches)`: the metrics of `step.means` over all `batches`."""
 

@@ -33,7 +33,7 @@ class Functions(NamedTuple):
 
 
 def functions_of(
-    experiment: Experiment, shardings: Shardings, token_bytes: Int[Array, "vocab"] | None
+    experiment: Experiment, shardings: Shardings, token_bytes: Int[Array, " vocab"] | None
 ) -> Functions:
     """Build them.
 

@@ -64,7 +64,7 @@ def logit_scores(
 
 
 def batch_sums(
-    model: LanguageModel, params: Mapping, batch: Batch, token_bytes: Int[Array, "vocab"] | None
+    model: LanguageModel, params: Mapping, batch: Batch, token_bytes: Int[Array, " vocab"] | None
 ) -> Sums:
     """Run the model on a batch and add up, in float32.
 
@@ -108,7 +108,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     schedule: optax.Schedule,
     microbatches: int,
-    token_bytes: Int[Array, "vocab"] | None,
+    token_bytes: Int[Array, " vocab"] | None,
     trainable: str = "",
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Build `train_step(state, batch) -> (state, metrics)`.
