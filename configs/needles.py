@@ -5,8 +5,8 @@
     python train.py --config=configs/needles.py:titans,grm       # RULE,AGGREGATION
 
 Prompts are RULER's (docs/needles.md), in the pieces of configs/tokenizers/needles.json: in bytes a
-prompt's instructions alone would take 400. A run takes two to three minutes on two cores. At the
-trained length the RNN answers as well as GRM; what caching is for shows on longer haystacks:
+prompt's instructions alone would take 400. A run takes one to three minutes on one core, by rule.
+It can be asked on longer haystacks than it was trained on:
 
     python eval.py --workdir=runs/needles --length=512      # answers, and where the gates look
     python eval.py needles --workdir=runs/needles --tasks=1 --lengths 256 512 1024

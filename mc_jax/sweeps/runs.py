@@ -110,12 +110,11 @@ class Run(NamedTuple):
 
     def _evaluate(self) -> dict[str, Any]:
         """The numbers; those of the own length come last, since it is they that stay in eval/."""
-        by_length = [
-            {"length": length, **_numbers(evaluate(self.folder, length=length)["held_out"])}
-            for length in self.lengths
-        ]
-        held_out = evaluate(self.folder)["held_out"]
-        return held_out | ({"by_length": by_length} if by_length else {})
+        own = self.cell.config.data.length
+        lengths = sorted({own, *self.lengths}, key=lambda length: (length == own, length))
+        found = {n: evaluate(self.folder, length=n)["held_out"] for n in lengths}
+        by_length = [{"length": n, **_numbers(found[n])} for n in self.lengths]
+        return found[own] | ({"by_length": by_length} if by_length else {})
 
 
 def _numbers(held_out: dict[str, Any]) -> dict[str, Any]:
