@@ -27,9 +27,13 @@ from mc_jax.caching.read import (
 )
 from mc_jax.caching.ring import ring_reader
 from mc_jax.caching.router import gate_logits, gate_weights, route
+from mc_jax.caching.running_sums import running_sums
 from mc_jax.caching.segments import Grid, visible_slots
 from mc_jax.caching.write import write_segments
 from mc_jax.kernels import deep_write
+from mc_jax.kernels.chips import on_gpu
+from mc_jax.kernels.chunk_read import chunk_read
+from mc_jax.kernels.chunk_read import unsupported as no_kernel
 from mc_jax.kernels.gates import Router, Scores
 from mc_jax.memory.chunk import Chunk, Coefficients, online_linear
 from mc_jax.memory.network import DeepParams, Linear, accumulator
@@ -180,17 +184,22 @@ def _or_zero(rows: Array) -> Array:
 def _summarise(grid: Grid, k: Array, cache: Cache) -> Keys:
     """Running sums and means of the keys, segment by segment (eqs. 10 and 16)."""
     assert cache.key_sum is not None
-    keys = grid.place(k).astype(cache.key_sum.dtype)
+    keys = grid.place(k)
     if grid.count is not None:
         keys = jnp.where(grid.valid, keys, 0)
-    keys = grid.by_segment(keys)
-    sums = jnp.cumsum(keys, -1).at[:, 0].add(cache.key_sum[:, None])
+    sums = running_sums(grid.by_segment(keys), cache.key_sum.dtype)
+    sums = sums.at[:, 0].add(cache.key_sum[:, None])
     own = sums / jnp.arange(1, grid.block_len + 1, dtype=sums.dtype)
     return Keys(own.reshape(k.shape[0], -1), sums[:, :, -1].T, own[:, :, -1].T)
 
 
 def _online(grid: Grid, chunks: Chunk, coefficients: Coefficients, dtype: jnp.dtype) -> Linear:
     """The online memory's linear maps for inputs [in, tokens]."""
+
+    width = jax.tree.leaves(chunks.weights)[0].shape[-1]
+    logs = coefficients.log_weights
+    if logs is not None and on_gpu() and not no_kernel(width, grid.options.chunk_len, dtype):
+        return lambda name, x: _online_rows(chunks, logs, name, x)
 
     def linear(name: str, x: Array) -> Array:
         def one(chunk: Chunk, coefficients: Coefficients, x: Array) -> Array:
@@ -201,6 +210,18 @@ def _online(grid: Grid, chunks: Chunk, coefficients: Coefficients, dtype: jnp.dt
         return call(chunks, coefficients, grid.by_chunk(x)).reshape(-1, grid.tokens)
 
     return linear
+
+
+def _online_rows(chunks: Chunk, logs: Array, name: str, x: Array) -> Array:
+    """The same on the kernel of a GPU, of matrices that are written at every token's own place."""
+
+    def rows(x: Array) -> Array:
+        return x.swapaxes(-1, -2).reshape(-1, x.shape[-2])
+
+    keys, values = chunks.factors.inputs[name], -chunks.factors.delta[name]
+    states = getattr(chunks.weights, name)
+    states = states.reshape(-1, *states.shape[2:])
+    return chunk_read(x.T, rows(keys), rows(values), logs.reshape(-1), states).T
 
 
 def _store(

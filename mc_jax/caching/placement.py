@@ -4,11 +4,12 @@ The type of an array says where it lies. What lies in the host's memory is read 
 host, so that only the slots in question travel; no slot is copied to change another one.
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.compute_on import compute_on
+from jax.experimental import compute_on
 
 from mc_jax.typing import Array, Int
 
@@ -63,6 +64,16 @@ def _pad(slots: Any, axis: int, missing: int) -> Any:
     return jax.tree.map(one, slots)
 
 
-_host_take = compute_on("device_host")(jax.jit(_take))
-_host_put = compute_on("device_host")(jax.jit(_put))
-_host_pad = compute_on("device_host")(jax.jit(_pad, static_argnums=(1, 2)))
+# jax 0.11 has under the old name what jax 0.10 calls compute_on2.
+_by_host = functools.partial(
+    getattr(compute_on, "compute_on2", compute_on.compute_on),
+    compute_type="device_host",
+    out_memory_spaces=HOST,
+)
+_host_take = jax.jit(_by_host(_take))
+_host_put = jax.jit(_by_host(_put))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _host_pad(slots: Any, axis: int, missing: int) -> Any:
+    return _by_host(lambda slots: _pad(slots, axis, missing))(slots)

@@ -206,7 +206,7 @@ def read_mixed_maps(
         y, own = cached.linear(name, x.astype(q.dtype))
         return own * online(name, x) + y
 
-    return forward(network, linear, norm, q)
+    return forward(network, linear, norm, q).astype(q.dtype)
 
 
 def read_and_mix(

@@ -1,6 +1,15 @@
-"""The TPU that a program is made for."""
+"""The device that a program is made for."""
 
+import jax
 from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import get_abstract_mesh
+
+
+def on_gpu() -> bool:
+    """Whether the current mesh's or the default device is a GPU."""
+    device = get_abstract_mesh().abstract_device
+    platform = jax.default_backend() if device is None else device.platform
+    return platform in ("gpu", "cuda", "rocm")
 
 
 def this_chip() -> pltpu.TpuInfo:

@@ -69,8 +69,17 @@ def softmax_gates(
         _, best = lax.top_k(cached.T, top_k)
         selected = jnp.any(best[..., None] == jnp.arange(memories), -2).T
         cached = jnp.where(selected, cached, -jnp.inf)
-    weights = jax.nn.softmax(jnp.concatenate([online[None], cached]), 0)
-    return weights[0], weights[1:]
+    return softmax_beside(online, cached)
+
+
+def softmax_beside(
+    online: Float[Array, " tokens"], cached: Float[Array, "memories tokens"]
+) -> tuple[Float[Array, " tokens"], Float[Array, "memories tokens"]]:
+    """The softmax over both, without putting them into one array."""
+    highest = lax.stop_gradient(jnp.maximum(online, jnp.max(cached, 0, initial=-jnp.inf)))
+    own, others = jnp.exp(online - highest), jnp.exp(cached - highest)
+    total = own + jnp.sum(others, 0)
+    return own / total, others / total
 
 
 def read_gates(

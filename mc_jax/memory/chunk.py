@@ -37,11 +37,13 @@ class Coefficients(NamedTuple):
       grads: G(t, i), minus the weight of token i's gradient in W_t, at [i, t]. With a
         sliding-window write the rows start that many tokens before the chunk.
       momentum: c(t), the weight of S_0 in W_t; None without momentum.
+      log_weights: log A(t), where G(t, i) is A(t) / A(i); else None.
     """
 
     weights: Float[Array, " chunk"]
     grads: Float[Array, "window_chunk chunk"]
     momentum: Float[Array, " chunk"] | None = None
+    log_weights: Float[Array, " chunk"] | None = None
 
 
 class EndCoefficients(NamedTuple):

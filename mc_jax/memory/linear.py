@@ -87,8 +87,10 @@ class MatrixRule:
     def coefficients(self, prepared: Writes) -> tuple[Coefficients, EndCoefficients]:
         """`G(t, j) = sum_i A(t, j+i) scale_{j+i}[i]`, from `window` tokens before the chunk on."""
         total, products = decay_products(prepared.log_alpha)
-        window = prepared.scale.shape[0] - 1
+        window, log_weights = prepared.scale.shape[0] - 1, None
         if not window:
+            # A token that is not there has neither key nor value, whatever its weight.
+            log_weights = jnp.cumsum(prepared.log_alpha)
             grads = products * prepared.scale[0][:, None]
         else:
             # Token m = j + i writes token j, i steps back: row m - i, counted from -window.
@@ -98,7 +100,8 @@ class MatrixRule:
             ]
             grads = jnp.sum(jnp.stack(written), 0)
         log_total = jnp.sum(prepared.log_alpha)
-        return Coefficients(total, grads), EndCoefficients(total[-1], grads[:, -1], log_total)
+        coefficients = Coefficients(total, grads, log_weights=log_weights)
+        return coefficients, EndCoefficients(total[-1], grads[:, -1], log_total)
 
     def factors(self, params: Any, state: State, k: Array, v: Array) -> Factors:
         """Gradient `-v kᵀ` of `-<M k, v>` for the window's tokens and the chunk's."""

@@ -73,6 +73,21 @@ def causal_conv(
     return sum(w * x[..., i : i + block_len] for i, w in enumerate(kernel[::-1]))
 
 
+def conv_rows(
+    kernel: Float[Array, " width *channels"],
+    x: Float[Array, "batch length *channels"],
+    tail: Float[Array, "batch before *channels"] | None = None,
+) -> Array:
+    """As `causal_conv`, with tokens in rows: a GPU reads shifted rows as they lie."""
+    before, length = kernel.shape[0] - 1, x.shape[1]
+    if tail is None:
+        x = jnp.pad(x, [(0, 0), (before, 0), *[(0, 0)] * (x.ndim - 2)])
+    else:
+        x = jnp.concatenate([tail, x], 1)
+    kernel = kernel[::-1].astype(x.dtype)
+    return sum(w * x[:, i : i + length] for i, w in enumerate(kernel))
+
+
 class SwiGLU(nn.Module):
     """Feed-forward `W_out (silu(W_gate x) * W_in x)`."""
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from mc_jax.errors import InputError
+from mc_jax.kernels.remat import KEPT
 from mc_jax.memory.network import accumulator
 from mc_jax.model.attention import Attention
 from mc_jax.model.cache import MixerCache, ModelCache
@@ -31,7 +32,11 @@ class Past(NamedTuple):
 
 _REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    # And what the memories have read, which takes longer than the products.
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(KEPT),
+    ),
 }
 
 
@@ -182,7 +187,7 @@ class LanguageModel(nn.Module):
         x = nn.RMSNorm(dtype=config.compute_dtype, name="norm")(x)
         head = table if config.tie_embeddings else self.param("head", initial, shape)
         head = constrain(head.astype(x.dtype), "vocab", None)
-        logits = jnp.einsum("blm,vm->blv", x, head, preferred_element_type=accumulator(x.dtype))
+        logits = _products(x, head)
         return constrain(logits, "batch", "length", "vocab"), layers
 
     def _blocks(self, x: Array, past: Past | None, layers: Any) -> tuple[Array, Any]:
@@ -203,6 +208,23 @@ class LanguageModel(nn.Module):
             length=groups,
         )
         return scan(Group(config, name="layers"), x, past, layers)
+
+
+@jax.custom_vjp
+def _products(x: Array, head: Array) -> Array:
+    """Logits [batch, length, vocab] in float32; their gradients are multiplied in the type of x."""
+    return jnp.einsum("blm,vm->blv", x, head, preferred_element_type=accumulator(x.dtype))
+
+
+def _products_backward(inputs: tuple[Array, Array], dlogits: Array) -> tuple[Array, Array]:
+    x, head = inputs
+    dlogits = dlogits.astype(x.dtype)
+    dx = jnp.einsum("blv,vm->blm", dlogits, head)
+    dhead = jnp.einsum("blv,blm->vm", dlogits, x, preferred_element_type=accumulator(x.dtype))
+    return dx, dhead.astype(head.dtype)
+
+
+_products.defvjp(lambda x, head: (_products(x, head), (x, head)), _products_backward)
 
 
 def _last(x: Array, lengths: Array | None) -> Array:

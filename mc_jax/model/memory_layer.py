@@ -10,12 +10,24 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from mc_jax.caching import memory_caching
 from mc_jax.caching.context import Context
+from mc_jax.kernels.chips import on_gpu
+from mc_jax.kernels.convolve import convolve
+from mc_jax.kernels.convolve import unsupported as no_kernel
+from mc_jax.kernels.remat import keep
 from mc_jax.memory import DeepParams, NormParams
 from mc_jax.memory.network import accumulator
 from mc_jax.model.cache import MemoryLayerCache, last_tokens
 from mc_jax.model.config import MemoryConfig, ModelConfig
 from mc_jax.model.gates import RuleGates
-from mc_jax.model.layers import ConvKernel, causal_conv, output_projection, projection, unit
+from mc_jax.model.layers import (
+    NORMALISE_EPS,
+    ConvKernel,
+    causal_conv,
+    conv_rows,
+    output_projection,
+    projection,
+    unit,
+)
 from mc_jax.model.token_blocks import tokens_first, tokens_last
 from mc_jax.sharding import active_mesh, spec
 from mc_jax.typing import Array, Float
@@ -92,6 +104,7 @@ class MemoryLayer(nn.Module):
         else:
             (y, router), after = mix_on_mesh(memory, mesh, inputs), None
         self.sow("intermediates", "router", router)
+        (y,) = keep(y)
         y = nn.RMSNorm(dtype=config.compute_dtype, name="norm")(y)
         y = y * nn.silu(projection(config, heads, "gate")(x))
         return output_projection(config, 2, "out")(y), after
@@ -172,8 +185,16 @@ def convolved(
       projected: tokens that follow each other.
       tail: those before the first that the convolution reaches; None for zeros.
     """
-    # Tokens last until the core, which has them so too.
     with jax.named_scope("convolve"):
+        if on_gpu() and tail is None and not no_kernel(projected):
+            made = convolve(kernel, projected, NORMALISE_EPS)
+            q, k, v = (jnp.moveaxis(x, 1, 2) for x in made)
+            return q, k, v
+        if on_gpu():
+            qkv = nn.silu(conv_rows(kernel, projected, tail))
+            q, k = jnp.unstack(unit(qkv[:, :, :2]), axis=2)
+            return q, k, qkv[:, :, 2]
+        # Tokens last until the core, which has them so too.
         qkv = tokens_last(projected, kernel.shape[0] - 1)
         qkv = nn.silu(causal_conv(kernel, qkv, tail))
         q, k = jnp.unstack(unit(qkv[:, :, :2], axis=-2), axis=2)

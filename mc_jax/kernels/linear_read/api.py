@@ -3,11 +3,12 @@
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
-from mc_jax.kernels.chips import this_chip
+from mc_jax.kernels.chips import on_gpu, this_chip
 from mc_jax.kernels.choice import choose
 from mc_jax.kernels.gates import Router, Scores
 from mc_jax.kernels.linear_read import pallas_tpu
 from mc_jax.kernels.linear_read.config import Call, Config, default_config
+from mc_jax.kernels.linear_read.gpu import gpu, unsupported_on_gpu
 from mc_jax.kernels.linear_read.reference import reference
 from mc_jax.kernels.linear_read.xla import xla
 from mc_jax.kernels.reading import differentiable, read_in_blocks
@@ -40,8 +41,8 @@ def linear_read(
       first_segment: segment of the first token, which memory `first_segment - 1` precedes.
       top_k: cached memories that a token reads, best first (ssc); None for all.
       implementation: reference | xla | pallas | pallas_interpret (the TPU kernel's steps on any
-        device, slow); None picks pallas on a TPU where it can run, else xla.
-      config: block sizes of the kernel, for pallas alone; None picks them.
+        device, slow); None picks pallas on a TPU or a GPU where it can run, else xla.
+      config: block sizes of the TPU's kernel, for pallas alone; None picks them.
 
     Returns:
       The cached part of the outputs, typed as q, and the weight of the online memory (1 without
@@ -58,6 +59,8 @@ def linear_read(
     if implementation in ("reference", "xla"):
         form = xla if implementation == "xla" else reference
         return form(q, weights, router, segment_len, first_segment, top_k)
+    if implementation == "pallas" and on_gpu():
+        return gpu(q, weights, router, segment_len, first_segment, top_k)
     assert not isinstance(router, Scores)  # refused above
     (memories, out, width), tokens = weights.shape, q.shape[1]
     head_dim = width if router is None else router.u.shape[0]
@@ -75,16 +78,18 @@ def linear_read(
 def unsupported(
     shape: tuple[int, ...], dtype: jnp.dtype, scores: bool = False, any_device: bool = False
 ) -> str | None:
-    """Why the TPU kernel cannot run a read; None if it can.
+    """Why no kernel can run a read; None if one can.
 
     Args:
       shape: of one memory, (out, in).
       dtype: type of the queries.
       scores: whether logits are given instead of descriptors.
-      any_device: leave out whether a TPU is here.
+      any_device: leave out what device is here, and ask for the TPU's kernel.
     """
+    if not any_device and on_gpu():
+        return unsupported_on_gpu(shape, dtype)
     if not any_device and not pltpu.is_tpu_device():
-        return "the kernel runs on a TPU"
+        return "the kernels run on a TPU or a GPU"
     if dtype not in (jnp.bfloat16, jnp.float32):
         return f"the kernel takes bfloat16 and float32, not {dtype}"
     if shape[0] % 16 or shape[1] % 16:
