@@ -2,6 +2,7 @@
 
     python -m benchmarks.throughput                     # this machine, a size that suits it
     python -m benchmarks.throughput --size 350m         # a GPU or TPU; bfloat16
+    XLA_FLAGS=--xla_gpu_enable_triton_gemm=false python -m benchmarks.throughput --parts step
     python -m benchmarks.throughput --report            # table and picture of what was measured
 
 Every model works through the same number of tokens a step, as fewer and longer sequences. Measured
@@ -12,7 +13,11 @@ projections a mixer has. Memory is what the compiled step needs, its arguments a
 what needs more than the device has left is not run and says so.
 
 Transformer++ runs on the platform's attention: cuDNN's flash attention on a GPU in bfloat16, XLA
-elsewhere. The picture is Figure 4 of the paper.
+elsewhere. On a GPU it keeps all activations, which fit: flash attention's forward pass costs more
+to repeat than all else that `remat="dots"` spares the others. Chunks are a segment there: a matrix
+memory is the same whatever they are, and larger products are faster. The flag above, which leaves
+products to cuBLAS, compiles three times as fast; models are compiled side by side on a GPU, as long
+as they are not many. The picture is Figure 4 of the paper.
 """
 
 import argparse
@@ -20,7 +25,8 @@ import dataclasses
 import json
 import os
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from benchmarks import common
@@ -77,7 +83,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--lengths", nargs="+", type=int, metavar="N", default=lengths)
     parser.add_argument("--tokens", type=int, help="of a step; the longest length by default")
     parser.add_argument("--segment_len", type=int, default=256)
-    parser.add_argument("--chunk_len", type=int, default=64)
+    parser.add_argument("--chunk_len", type=int, help="64; on a GPU, for matrices, a segment")
     parser.add_argument("--top_k", type=int, default=4, help="memories that ssc reads")
     parser.add_argument("--rounds", type=int, default=5, help="most turns at each length")
     parser.add_argument("--budget_s", type=float, default=60, help="no third turn after this long")
@@ -106,11 +112,16 @@ def model_config(args: argparse.Namespace, name: str, backend: str):
     if memory is None:
         flash = backend == "gpu" and shape.get("dtype") == "bfloat16"
         attention = AttentionConfig(implementation="cudnn" if flash else "auto")
+        if flash:
+            shape = shape | {"remat": "none"}
         return ModelConfig(**shape, mlp_dim=mlp_dim, pattern=("attention",), attention=attention)
+    chunk_len = 64
+    if backend == "gpu" and args.rule in ("linear", "swla"):
+        chunk_len = args.segment_len
     settings = MemoryConfig(
         rule=args.rule,
         segment_len=args.segment_len,
-        chunk_len=args.chunk_len,
+        chunk_len=args.chunk_len or chunk_len,
         top_k=args.top_k,
         **memory,  # type: ignore[arg-type]
     )
@@ -118,18 +129,42 @@ def model_config(args: argparse.Namespace, name: str, backend: str):
 
 
 @dataclasses.dataclass
-class Run:
-    """One part of one model at one length, compiled."""
+class Compiled:
+    """One part of one model at one length.
+
+    Attributes:
+      model: its name.
+      part: of it.
+      length: tokens of a sequence.
+      bytes: what a call needs, arguments and results included.
+      program: takes what `arguments` makes.
+      arguments: makes the arrays that a call starts from.
+    """
 
     model: str
     part: str
     length: int
     bytes: int
-    call: Callable[[], Any]
+    program: Callable[..., Any]
+    arguments: Callable[[], tuple]
+
+    def call(self) -> Callable[[], Any]:
+        """A function that runs it; a training step goes on from the one before."""
+        import jax
+
+        held = list(self.arguments())
+
+        def run():
+            result = jax.block_until_ready(self.program(*held))
+            if self.part == "step":
+                held[0] = result[0]
+            return result
+
+        return run
 
 
 def layer_program(config, args: argparse.Namespace, length: int, gradient: bool):
-    """One mixer forward, or forward and backward, and its arguments."""
+    """One mixer forward, or forward and backward, and what makes its arguments."""
     import jax
     import jax.numpy as jnp
 
@@ -138,20 +173,22 @@ def layer_program(config, args: argparse.Namespace, length: int, gradient: bool)
 
     layer = Attention(config) if config.pattern == ("attention",) else MemoryLayer(config)
     shape = (args.tokens // length, length, config.dim)
-    x, weight = jax.random.normal(jax.random.key(0), (2, *shape), config.compute_dtype)
-    params = layer.init(jax.random.key(1), x[:1, : args.segment_len])
 
-    def forward(params, x):
+    def arguments():
+        x, weight = jax.random.normal(jax.random.key(0), (2, *shape), config.compute_dtype)
+        return layer.init(jax.random.key(1), x[:1, : args.segment_len]), x, weight
+
+    def forward(params, x, weight):
         return layer.apply(params, x)[0]
 
-    def loss(params, x):
-        return jnp.sum(forward(params, x) * weight, dtype=jnp.float32)
+    def loss(params, x, weight):
+        return jnp.sum(forward(params, x, weight) * weight, dtype=jnp.float32)
 
-    return (jax.value_and_grad(loss, (0, 1)) if gradient else forward), (params, x)
+    return (jax.value_and_grad(loss, (0, 1)) if gradient else forward), arguments
 
 
 def step_program(config, args: argparse.Namespace, length: int):
-    """A training step as train.py runs it, and its arguments."""
+    """A training step as train.py runs it, and what makes its arguments."""
     import jax
     import jax.numpy as jnp
 
@@ -163,19 +200,22 @@ def step_program(config, args: argparse.Namespace, length: int):
 
     model, train = LanguageModel(config), TrainConfig()
     optimizer = make_optimizer(train)
-    state = jax.jit(lambda: initial_state(model, optimizer, seed=0))()
     shape = (args.tokens // length, length + 1)
-    tokens = jax.random.randint(jax.random.key(0), shape, 0, config.vocab_size)
-    batch = {
-        "inputs": tokens[:, :-1],
-        "targets": tokens[:, 1:],
-        "weights": jnp.ones((shape[0], length)),
-    }
-    return make_train_step(model, optimizer, learning_rate(train), 1, None), (state, batch)
+
+    def arguments():
+        tokens = jax.random.randint(jax.random.key(0), shape, 0, config.vocab_size)
+        batch = {
+            "inputs": tokens[:, :-1],
+            "targets": tokens[:, 1:],
+            "weights": jnp.ones((shape[0], length)),
+        }
+        return initial_state(model, optimizer, seed=0), batch
+
+    return make_train_step(model, optimizer, learning_rate(train), 1, None), arguments
 
 
-def prepare(args: argparse.Namespace, name: str, part: str, length: int) -> Run:
-    """Compile one part of a model."""
+def prepare(args: argparse.Namespace, name: str, part: str, length: int) -> Compiled:
+    """Compile one part of a model; no array is made."""
     import jax
 
     config = model_config(args, name, jax.default_backend())
@@ -184,7 +224,8 @@ def prepare(args: argparse.Namespace, name: str, part: str, length: int) -> Run:
     else:
         program, arguments = layer_program(config, args, length, gradient=part == "layer")
     donated = (0,) if part == "step" else ()
-    compiled = jax.jit(program, donate_argnums=donated).lower(*arguments).compile()
+    shapes = jax.eval_shape(arguments)
+    compiled = jax.jit(program, donate_argnums=donated).lower(*shapes).compile()
     memory = compiled.memory_analysis()
     assert memory is not None
     needed = (
@@ -193,15 +234,32 @@ def prepare(args: argparse.Namespace, name: str, part: str, length: int) -> Run:
         + memory.temp_size_in_bytes
         - memory.alias_size_in_bytes
     )
-    held = list(arguments)
+    return Compiled(name, part, length, needed, compiled, jax.jit(arguments).lower().compile())
 
-    def call():
-        result = jax.block_until_ready(compiled(*held))
-        if part == "step":
-            held[0] = result[0]
-        return result
 
-    return Run(name, part, length, needed, call)
+def all_compiled(args: argparse.Namespace, progress) -> Iterator[list[Compiled]]:
+    """The models of each part and length; nothing is compiled while they are measured.
+
+    On a GPU all of them are compiled first, many at a time.
+    """
+    import jax
+
+    def compiled(key: tuple[str, str, int]) -> Compiled:
+        program = prepare(args, *key)
+        progress.update()
+        return program
+
+    groups = [
+        [(name, part, length) for name in args.models]
+        for part in args.parts
+        for length in args.lengths
+    ]
+    if jax.default_backend() == "gpu":
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            yield from [list(x) for x in [pool.map(compiled, group) for group in groups]]
+        return
+    for group in groups:
+        yield [compiled(key) for key in group]
 
 
 def free_bytes() -> int:
@@ -214,36 +272,38 @@ def free_bytes() -> int:
     return stats["bytes_limit"] - stats["bytes_in_use"]
 
 
-def measure(args: argparse.Namespace, part: str, length: int, progress) -> list[dict]:
-    """Times of all models at one length."""
+def all_finite(tree: Any) -> bool:
+    """Whether all floats of a program's results are finite."""
     import jax
+    import jax.numpy as jnp
 
-    runs, rows = [], []
-    for name in args.models:
-        progress.set_description(f"{part}, {length} tokens, {name}: compiling")
-        run = prepare(args, name, part, length)
-        row: dict[str, Any] = {"model": name, "part": part, "length": length, "bytes": run.bytes}
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return bool(jax.jit(lambda xs: jnp.array([jnp.isfinite(x).all() for x in xs]).all())(floats))
+
+
+def measure(args: argparse.Namespace, programs: list[Compiled]) -> list[dict]:
+    """Times of all models of one part at one length."""
+    calls, rows, timed = [], [], []
+    for program in programs:
+        row: dict[str, Any] = {
+            "model": program.model,
+            "part": program.part,
+            "length": program.length,
+            "bytes": program.bytes,
+        }
         rows.append(row)
-        if run.bytes > 0.9 * free_bytes():
-            row["skipped"] = f"needs {run.bytes / 2**30:.1f} GiB"
-            progress.update()
+        if program.bytes > 0.9 * free_bytes():
+            row["skipped"] = f"needs {program.bytes / 2**30:.1f} GiB"
             continue
-        result = run.call()
-        finite = all(
-            jax.numpy.isfinite(leaf).all()
-            for leaf in jax.tree.leaves(result)
-            if jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact)
-        )
-        if not finite:
-            raise RuntimeError(f"{name}, {part}, length {length}: results are not finite")
-        runs.append((run, row))
-        progress.update()
-    progress.set_description(f"{part}, {length} tokens: measuring")
-    calls = [run.call for run, _ in runs]
+        call = program.call()
+        if not all_finite(call()):
+            where = f"{program.part}, length {program.length}"
+            raise RuntimeError(f"{program.model}, {where}: results are not finite")
+        calls.append(call)
+        timed.append(row)
     times = common.interleave(calls, [1] * len(calls), args.rounds, args.budget_s)
-    for (_, row), found in zip(runs, times, strict=True):
+    for row, found in zip(timed, times, strict=True):
         row |= common.spread(found) | {"tokens_per_s": args.tokens / statistics.median(found)}
-    jax.clear_caches()
     return rows
 
 
@@ -329,13 +389,15 @@ def main() -> None:
     kept = f"throughput_{backend}_{args.size}_{args.rule}"
     name = args.name or (kept if whole or args.report else None)
     if not args.report:
-        rows = []
-        with tqdm(total=len(args.parts) * len(args.lengths) * len(args.models)) as progress:
-            for part in args.parts:
-                for length in args.lengths:
-                    rows += measure(args, part, length, progress)
+        rows: list[dict] = []
         settings = {k: v for k, v in vars(args).items() if k not in ("report", "name")}
-        common.write_results(name, PACKAGES, settings, rows)
+        settings["xla_flags"] = os.environ.get("XLA_FLAGS", "")
+        with tqdm(total=len(args.parts) * len(args.lengths) * len(args.models)) as progress:
+            progress.set_description("compiling")
+            for programs in all_compiled(args, progress):
+                rows += measure(args, programs)
+                # What has been measured is not lost if a later length fails.
+                common.write_results(name, PACKAGES, settings, rows)
     if name:
         report(name)
         return

@@ -10,7 +10,7 @@ from mc_jax.caching.kernels import (
 )
 from mc_jax.caching.options import Options
 from mc_jax.errors import InputError
-from mc_jax.kernels.chips import this_chip
+from mc_jax.kernels.chips import on_gpu, this_chip
 from mc_jax.kernels.deep_read import config as deep_read
 from mc_jax.kernels.deep_write import config as deep_write
 from mc_jax.kernels.linear_read import config as linear_read
@@ -98,12 +98,15 @@ def explain(
                 *(length, length, memories, head_dim, segment_len),
                 *(options.selected, options.routed, shape),
             )
-            lines += _linear_read_costs(call, all_heads, kind, not unread)
+            # On a GPU blocks are what they are.
+            lines += _linear_read_costs(call, all_heads, kind, not unread and not on_gpu())
     return "\n".join(lines)
 
 
 def _runs_on(reason: str | None, kernel: str) -> str:
-    return f"xla, since {reason}" if reason else f"pallas ({kernel})"
+    if reason:
+        return f"xla, since {reason}"
+    return f"pallas ({kernel}, through Triton)" if on_gpu() else f"pallas ({kernel})"
 
 
 def _write_costs(call: deep_write.Call, on_kernel: bool) -> list[str]:

@@ -27,7 +27,8 @@ def assert_close(actual, expected, tolerance: float) -> None:
     found = jax.tree.leaves_with_path(actual)
     for (path, x), y in zip(found, jax.tree.leaves(expected), strict=True):
         x, y = x.astype(jnp.float32), y.astype(jnp.float32)
-        error = jnp.max(jnp.abs(x - y)) / jnp.maximum(jnp.max(jnp.abs(y)), 1e-6)
+        largest = jnp.maximum(jnp.max(jnp.abs(y), initial=0), 1e-6)
+        error = jnp.max(jnp.abs(x - y), initial=0) / largest
         assert error <= tolerance, f"{jax.tree_util.keystr(path)}: {error:.1e}"
 
 

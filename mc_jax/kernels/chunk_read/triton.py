@@ -67,7 +67,7 @@ def chunk_read(
 def unsupported(head_dim: int, chunk_len: int, dtype: jnp.dtype) -> str | None:
     """Why the kernel cannot run; None if it can."""
     if dtype != jnp.bfloat16:
-        return f"on a GPU the kernel takes bfloat16, not {dtype}"
+        return f"on a GPU the kernel takes bfloat16, not {jnp.dtype(dtype)}"
     if head_dim not in (16, 32, 64, 128):
         return f"on a GPU the kernel takes heads of 16, 32, 64 or 128, not {head_dim}"
     if chunk_len not in (16, 32, 64) and chunk_len % TOKENS:

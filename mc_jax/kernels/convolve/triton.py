@@ -39,7 +39,8 @@ def convolve(
     pad = [(0, 0)] * x.ndim
     pad[1] = (0, -x.shape[1] % TOKENS)
     made = _convolve((eps, interpret), kernel.astype(F32), jnp.pad(x, pad))
-    return tuple(y[:, :, : x.shape[1]] for y in made)
+    q, k, v = (y[:, :, : x.shape[1]] for y in made)
+    return q, k, v
 
 
 def unsupported(x: Array) -> str | None:
@@ -65,8 +66,8 @@ def _convolve_forward(static: tuple[float, bool], kernel: Array, x: Array) -> An
 def _convolve_backward(static: tuple[float, bool], residuals: Any, dy: list[Array]) -> tuple:
     kernel, x = residuals
     batch, length = x.shape[:2]
-    parts = jax.ShapeDtypeStruct((batch, length // TOKENS, *kernel.shape), F32)
-    dz, parts = _by_tokens(_backward, static, kernel, x, tuple(dy), [x, parts])
+    blocks = jax.ShapeDtypeStruct((batch, length // TOKENS, *kernel.shape), F32)
+    dz, parts = _by_tokens(_backward, static, kernel, x, tuple(dy), [x, blocks])
     width = kernel.shape[0]
     later = jnp.pad(dz, [(0, 0), (0, width - 1), *[(0, 0)] * 3]).astype(F32)
     dx = sum(w * later[:, i : i + length] for i, w in enumerate(kernel))

@@ -38,7 +38,7 @@ def gpu(
 def unsupported_on_gpu(shape: tuple[int, ...], dtype: jnp.dtype) -> str | None:
     """Why the kernels cannot run a read of memories (out, in); None if they can."""
     if dtype != jnp.bfloat16:
-        return f"on a GPU the kernel takes bfloat16, not {dtype}"
+        return f"on a GPU the kernel takes bfloat16, not {jnp.dtype(dtype)}"
     if any(width not in (16, 32, 64, 128) for width in shape):
         allowed = "16, 32, 64 or 128 rows and columns"
         return f"on a GPU the kernel takes matrices of {allowed}, not {shape[0]} x {shape[1]}"

@@ -205,7 +205,7 @@ def test_refusals_name_the_reason():
 
     with pytest.raises(InputError, match=r"reference \| xla \| pallas"):
         read("fast")
-    with pytest.raises(InputError, match="runs on a TPU"):
+    with pytest.raises(InputError, match="run on a TPU or a GPU"):
         read("pallas")
     with pytest.raises(InputError, match="not float16"):
         read("pallas_interpret", q=q.astype(jnp.float16))

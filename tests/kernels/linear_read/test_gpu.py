@@ -1,0 +1,151 @@
+"""The read of matrix memories on a GPU, step by step: against the reference, with all gradients."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from mc_jax.errors import InputError
+from mc_jax.kernels.gates import Router, Scores, selected_gates, visible_memories
+from mc_jax.kernels.linear_read import linear_read, unsupported
+from mc_jax.kernels.linear_read.gpu import gpu
+from mc_jax.kernels.linear_read.reference import reference
+from mc_jax.kernels.linear_read.triton_route import select_memories
+from tests.kernels.gpu import lowered, on_a_gpu
+from tests.kernels.linear_read.test_linear_read import Case, inputs
+from tests.kernels.reads import TOLERANCE, assert_close, with_gradients
+
+CASES = {
+    "grm": Case(),
+    "residual": Case(routed=False),
+    "ssc": Case(top_k=3),
+    "ssc of most": Case(top_k=8),
+    "ssc of more than there are": Case(top_k=20),
+    "ssc of more than are selected in registers": Case(memories=20, segment_len=16, top_k=9),
+    "odd lengths": Case(tokens=201, memories=29, segment_len=7, top_k=2),
+    "odd lengths, all": Case(tokens=201, memories=29, segment_len=7),
+    "many memories": Case(tokens=262, memories=130, segment_len=2, top_k=5),
+    "segments past the last memory": Case(tokens=300, memories=5),
+    "later part of a sequence": Case(tokens=100, memories=20, first_segment=17, top_k=4),
+    "later part, all": Case(tokens=100, memories=20, first_segment=17),
+    "nothing cached in sight": Case(tokens=20, memories=3),
+    "head of 128": Case(head_dim=128, tokens=150, memories=4),
+    "bfloat16": Case(dtype=jnp.bfloat16),
+    "bfloat16, ssc": Case(dtype=jnp.bfloat16, top_k=2),
+    "wide memories": Case(shape=(16, 64), top_k=3),
+    "tall memories": Case(shape=(64, 16)),
+}
+
+
+def read(form, case: Case, args, cotangents) -> dict:
+    options = {"interpret": True} if form is gpu else {}
+    return with_gradients(form, args, cotangents, **case.options, **options)
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_equals_the_reference(case):
+    args, cotangents = inputs(case)
+    if case.dtype == jnp.bfloat16:
+        # Near ties: which memory is selected may not depend on rounding.
+        args = jax.tree.map(lambda x: x.astype(jnp.float32), args)
+        expected = read(reference, case, args, cotangents)
+        q, w, router = args
+        args = (q.astype(case.dtype), w, router)
+    else:
+        expected = read(reference, case, args, cotangents)
+    actual = read(gpu, case, args, cotangents)
+    assert_close(actual, expected, TOLERANCE[case.dtype])
+
+
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_extreme_gates(top_k):
+    case = Case(tokens=160, memories=6, segment_len=20, top_k=top_k)
+    (q, w, router), cotangents = inputs(case)
+    for name, extreme in {
+        "the online memory takes all": router._replace(online=jnp.full_like(router.online, 1e4)),
+        "the online memory takes nothing": router._replace(
+            online=jnp.full_like(router.online, -1e30)
+        ),
+        "one memory takes all": router._replace(
+            u=jnp.abs(router.u), descriptors=router.descriptors.at[1].set(20)
+        ),
+    }.items():
+        actual = read(gpu, case, (q, w, extreme), cotangents)
+        assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(actual)), name
+        assert_close(actual, read(reference, case, (q, w, extreme), cotangents), 2e-5)
+
+
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_what_nobody_sees_may_hold_anything(top_k):
+    case = Case(tokens=96, memories=20, segment_len=32, top_k=top_k)
+    (q, w, router), cotangents = inputs(case)
+    clean = read(gpu, case, (q, w, router), cotangents)
+    poisoned = read(gpu, case, (q, w.at[2:].set(jnp.nan), router), cotangents)
+    assert_close(poisoned, clean, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "memories", "segment_len", "first_segment", "top_k"),
+    [(640, 4, 128, 0, 2), (300, 70, 4, 0, 3), (200, 7, 50, 2, 4), (130, 130, 1, 0, 8)],
+)
+def test_selects_what_top_k_does(tokens, memories, segment_len, first_segment, top_k):
+    keys = jax.random.split(jax.random.key(0), 5)
+    # In bfloat16, as the kernel reads it, so that nothing is selected by rounding.
+    u = jax.random.normal(keys[0], (32, tokens), jnp.bfloat16).astype(jnp.float32)
+    online = jax.random.normal(keys[1], (tokens,))
+    descriptors = jax.random.normal(keys[2], (memories, 32))
+    weights = jax.random.normal(keys[3], (1 + top_k, tokens))
+    visible = visible_memories(memories, tokens, segment_len, first_segment)
+
+    def found(select):
+        def loss(*router):
+            own, gate, memory = select(Router(*router))
+            return jnp.sum(weights * jnp.concatenate([own[None], gate])), (own, gate, memory)
+
+        return jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(u, online, descriptors)
+
+    def on_gpu(router):
+        return select_memories(router, segment_len, jnp.int32(first_segment), top_k, interpret=True)
+
+    (_, expected), gradients = found(lambda router: selected_gates(router, visible, top_k))
+    (_, actual), actual_gradients = found(on_gpu)
+    assert jnp.array_equal(actual[2], expected[2])
+    assert_close(actual[:2], expected[:2], 2e-5)
+    assert_close(actual_gradients, gradients, 1e-2)
+
+
+def test_of_equal_scores_the_oldest_memories_are_selected():
+    router = Router(
+        jnp.ones((16, 128)), jnp.zeros(128), jnp.zeros((80, 16)).at[jnp.array([0, 70])].set(-1)
+    )
+    _, _, memory = select_memories(router, 1, 80, 3, interpret=True)
+    assert jnp.array_equal(memory, jnp.broadcast_to(jnp.array([[1], [2], [3]]), (3, 128)))
+
+
+def test_what_a_gpu_runs():
+    with on_a_gpu():
+        assert unsupported((128, 128), jnp.bfloat16) is None
+        assert unsupported((64, 128), jnp.bfloat16, scores=True) is None
+        assert "bfloat16, not float32" in unsupported((128, 128), jnp.float32)
+        assert "96 x 96" in unsupported((96, 96), jnp.bfloat16)
+        q, w = jnp.zeros((32, 64)), jnp.zeros((3, 32, 32))
+        with pytest.raises(InputError, match="bfloat16, not float32"):
+            linear_read(q, w, None, segment_len=16, implementation="pallas")
+
+
+@pytest.mark.parametrize("top_k", [None, 2, 12])
+@pytest.mark.parametrize("head_dim", [16, 128])
+def test_lowers_for_a_gpu(head_dim, top_k):
+    """Forward and backward, of logits from descriptors and of given ones."""
+    case = Case(head_dim, 300, 24, 16, top_k=top_k, dtype=jnp.bfloat16)
+    (q, w, router), _ = inputs(case)
+    scores = Scores(router.online, jnp.zeros((24, 300)))
+    for logits in (router, scores):
+
+        def loss(q, w, logits):
+            y, own = linear_read(q, w, logits, **case.options)
+            return jnp.sum(y.astype(jnp.float32) ** 2) + jnp.sum(own)
+
+        heads = jax.tree.map(lambda x: jnp.stack([x] * 2), (q, w, logits))
+        program = lowered(jax.vmap(jax.grad(loss, (0, 1, 2))), *heads)
+        assert program.count("linear_read") >= 3
+        assert ("select_memories" in program) == (top_k == 2 and logits is router)
