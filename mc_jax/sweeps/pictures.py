@@ -143,7 +143,7 @@ def _label(figure: Figure, axes: Sequence[Axes], sweep: Sweep) -> None:
         figure.legend(
             list(names.values()),
             list(names),
-            loc="outside right upper",
+            loc="outside right center",
             title=sweep.picture.lines,
             frameon=False,
         )
