@@ -16,8 +16,7 @@ Transformer++ runs on the platform's attention: cuDNN's flash attention on a GPU
 elsewhere. On a GPU it keeps all activations, which fit: flash attention's forward pass costs more
 to repeat than all else that `remat="dots"` spares the others. Chunks are a segment there: a matrix
 memory is the same whatever they are, and larger products are faster. The flag above, which leaves
-products to cuBLAS, compiles three times as fast; models are compiled side by side on a GPU, as long
-as they are not many. The picture is Figure 4 of the paper.
+products to cuBLAS, compiles three times as fast. The picture is Figure 4 of the paper.
 """
 
 import argparse

@@ -31,9 +31,7 @@ from mc_jax.caching.running_sums import running_sums
 from mc_jax.caching.segments import Grid, visible_slots
 from mc_jax.caching.write import write_segments
 from mc_jax.kernels import deep_write
-from mc_jax.kernels.chips import on_gpu
-from mc_jax.kernels.chunk_read import chunk_read
-from mc_jax.kernels.chunk_read import unsupported as no_kernel
+from mc_jax.kernels.chunk_read import chunk_read, runs_triton
 from mc_jax.kernels.gates import Router, Scores
 from mc_jax.memory.chunk import Chunk, Coefficients, online_linear
 from mc_jax.memory.network import DeepParams, Linear, accumulator
@@ -127,7 +125,7 @@ def chunked(
         if context is not None and not options.resets:
             cache = cache._replace(state=arriving_state(rule, grid, params, k, v, gates, cache))
         if on_kernel is None:
-            compressed = _compress(rule, grid, params, q, k, v, gates, cache)
+            compressed = _compress(rule, grid, params, q, k, v, gates, cache, kernel)
         else:
             features = grid.place(on_kernel.features.T)
             compressed = Compressed([State(on_kernel.ends)], [on_kernel.final], features)
@@ -166,10 +164,11 @@ def _compress(
     v: Array,
     gates: Any,
     cache: Cache,
+    kernel: str | None,
 ) -> Compressed:
     """Compress the call's tokens in XLA; arguments as `chunked`."""
     written, coefficients, streams = write_segments(rule, grid, params, k, v, gates, cache)
-    online: Any = _online(grid, written.chunks, coefficients, q.dtype)
+    online: Any = _online(grid, written.chunks, coefficients, q.dtype, kernel)
     if not mixes_maps(grid.options, rule.network):
         online = rule.network.features(online, grid.place(q))
     runs = (written, *streams)
@@ -193,12 +192,13 @@ def _summarise(grid: Grid, k: Array, cache: Cache) -> Keys:
     return Keys(own.reshape(k.shape[0], -1), sums[:, :, -1].T, own[:, :, -1].T)
 
 
-def _online(grid: Grid, chunks: Chunk, coefficients: Coefficients, dtype: jnp.dtype) -> Linear:
+def _online(
+    grid: Grid, chunks: Chunk, coefficients: Coefficients, dtype: jnp.dtype, kernel: str | None
+) -> Linear:
     """The online memory's linear maps for inputs [in, tokens]."""
-
     width = jax.tree.leaves(chunks.weights)[0].shape[-1]
     logs = coefficients.log_weights
-    if logs is not None and on_gpu() and not no_kernel(width, grid.options.chunk_len, dtype):
+    if logs is not None and runs_triton(kernel, grid.options.chunk_len, width, dtype):
         return lambda name, x: _online_rows(chunks, logs, name, x)
 
     def linear(name: str, x: Array) -> Array:

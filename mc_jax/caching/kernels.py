@@ -33,7 +33,7 @@ def no_read_kernel(
       head_dim: width of a head.
       hidden: hidden width of an MLP memory; not read for a matrix.
       dtype: type of the queries.
-      any_device: leave out whether a TPU is here.
+      any_device: leave out what device is here.
     """
     if not options.caches:
         return "aggregation='none' reads no cached memory"
@@ -70,7 +70,7 @@ def no_write_kernel(
       head_dim: width of a head.
       hidden: hidden width of an MLP memory; not read for a matrix.
       dtype: type of the queries.
-      any_device: leave out whether a TPU is here.
+      any_device: leave out what device is here.
     """
     reason = _xla_writes(options, rule)
     if reason:

@@ -10,6 +10,9 @@ from jax import lax
 from mc_jax.kernels.chips import on_gpu
 from mc_jax.typing import Array, Float
 
+# The ones of a longer segment would cost more than they spare.
+MOST_TOKENS = 1024
+
 
 def running_sums(
     x: Float[Array, "width segments tokens"], dtype: jnp.dtype
@@ -19,7 +22,8 @@ def running_sums(
     On a GPU a product with ones, which takes one pass over memory; float32 sums of what is bfloat16
     are the same either way.
     """
-    return _products(dtype, x) if on_gpu() else jnp.cumsum(x.astype(dtype), -1)
+    product = on_gpu() and x.shape[-1] <= MOST_TOKENS
+    return _products(dtype, x) if product else jnp.cumsum(x.astype(dtype), -1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

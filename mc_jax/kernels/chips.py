@@ -7,8 +7,8 @@ from jax.sharding import get_abstract_mesh
 
 def on_gpu() -> bool:
     """Whether the current mesh's or the default device is a GPU."""
-    device = get_abstract_mesh().abstract_device
-    platform = jax.default_backend() if device is None else device.platform
+    device = get_abstract_mesh().abstract_device or jax.config.jax_default_device  # type: ignore[attr-defined]
+    platform = getattr(device, "platform", device) or jax.default_backend()
     return platform in ("gpu", "cuda", "rocm")
 
 

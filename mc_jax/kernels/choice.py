@@ -16,8 +16,7 @@ def choose(
     Args:
       implementation: as named by the caller.
       config: block sizes as given by the caller, which pallas alone has.
-      unsupported: why the TPU kernel cannot run, None if it can; called with whether any device
-        will do.
+      unsupported: why no kernel can run, None if one can; called with whether any device will do.
 
     Raises:
       InputError: an implementation that is unknown or cannot run here.

@@ -14,6 +14,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 
 from mc_jax.kernels.gates import Router
+from mc_jax.kernels.remat import keep
 from mc_jax.kernels.tiles import contract, round_up
 from mc_jax.typing import Array
 
@@ -167,6 +168,7 @@ def differentiable(forward: Callable, backward: Callable) -> Callable:
 
     def read_forward(call, config, interpret, first, q, router, weights):
         y, own = read(call, config, interpret, first, q, router, weights)
+        (y,) = keep(y)
         # Nothing else is kept: the gates are cheaper to compute again than to store.
         return (y, own), (first, q, router, weights, y if call.routed else None)
 

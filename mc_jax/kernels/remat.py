@@ -7,6 +7,6 @@ from mc_jax.typing import Array
 KEPT = "read"
 
 
-def keep(*arrays: Array) -> list[Array]:
-    """Arrays that are small beside the time that it takes to make them again."""
-    return [checkpoint_name(x, KEPT) for x in arrays]
+def keep(*arrays: Array) -> tuple[Array, ...]:
+    """Arrays that would take longer to make again than they are worth in memory."""
+    return tuple(checkpoint_name(x, KEPT) for x in arrays)

@@ -1,4 +1,4 @@
-"""Small things that the TPU kernels share: products, rows of a scratch array, groups, sizes."""
+"""Small things that the kernels share: products, rows of a scratch array, groups, sizes."""
 
 from collections.abc import Callable
 from typing import Any

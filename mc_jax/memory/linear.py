@@ -89,8 +89,6 @@ class MatrixRule:
         total, products = decay_products(prepared.log_alpha)
         window, log_weights = prepared.scale.shape[0] - 1, None
         if not window:
-            # A token that is not there has neither key nor value, whatever its weight.
-            log_weights = jnp.cumsum(prepared.log_alpha)
             grads = products * prepared.scale[0][:, None]
         else:
             # Token m = j + i writes token j, i steps back: row m - i, counted from -window.
@@ -100,6 +98,9 @@ class MatrixRule:
             ]
             grads = jnp.sum(jnp.stack(written), 0)
         log_total = jnp.sum(prepared.log_alpha)
+        if self.gates_type is LinearGates:
+            # Padding has a weight of 0, but comes after every token that is there.
+            log_weights = jnp.cumsum(prepared.log_alpha)
         coefficients = Coefficients(total, grads, log_weights=log_weights)
         return coefficients, EndCoefficients(total[-1], grads[:, -1], log_total)
 

@@ -12,7 +12,6 @@ from jax import lax
 
 from mc_jax.kernels.chips import on_gpu
 from mc_jax.memory.chunk import Chunk, EndCoefficients, Factors
-from mc_jax.memory.decay import decay_products
 from mc_jax.memory.network import matmul
 from mc_jax.memory.rule import Rule, State, chunk_step, select
 from mc_jax.typing import Array, Float
@@ -147,6 +146,18 @@ def _windows(
     return jnp.moveaxis(tokens[:, index], 1, 0)
 
 
+def _decays_between(log_decay: Float[Array, " chunks"]) -> Float[Array, "chunks chunks"]:
+    """Products of the decays of j+1..t at [j, t], 0 for j > t.
+
+    Each is a sum of its own: a difference of two running sums would lose what follows a chunk that
+    forgets nearly all.
+    """
+    count = log_decay.shape[0]
+    after = jnp.triu(jnp.ones((count, count), bool), 1)
+    spans = jnp.cumsum(jnp.where(after, log_decay, 0), 1)
+    return jnp.exp(jnp.where(after.T, -jnp.inf, spans))
+
+
 def decayed_sums(
     log_decay: Float[Array, " chunks"],
     writes: Float[Array, "chunks out in"],
@@ -172,7 +183,7 @@ def decayed_sums(
         total = jnp.exp(jnp.cumsum(log_decay, 1))
         sums = inside + total[..., None, None] * starts[:, None]
         return sums.reshape(-1, *start.shape)[:count]
-    total, between = decay_products(log_decay)
+    total, between = jnp.exp(jnp.cumsum(log_decay)), _decays_between(log_decay)
     # States are float32: a GPU would round to TensorFloat-32.
     sums = jnp.einsum("jt,joi->toi", between, writes, precision=lax.Precision.HIGHEST)
     return sums + total[:, None, None] * start

@@ -178,7 +178,7 @@ class ModelConfig(Settings):
     # faster; unrolled, a shallow one compiles and runs faster.
     scan_layers: bool = False
     # What the backward pass computes again, per block: none | full (everything) | dots
-    # (everything but the matmuls with weights).
+    # (everything but the matmuls with weights and, on a GPU or TPU, the reads of cached memories).
     remat: str = "none"
     # Memory layers.
     memory: MemoryConfig = MemoryConfig()

@@ -32,7 +32,7 @@ class Past(NamedTuple):
 
 _REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    # And what the memories have read, which takes longer than the products.
+    # And what kernels have read of the cached memories.
     "dots": jax.checkpoint_policies.save_from_both_policies(
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
         jax.checkpoint_policies.save_only_these_names(KEPT),
@@ -210,21 +210,18 @@ class LanguageModel(nn.Module):
         return scan(Group(config, name="layers"), x, past, layers)
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def _products(x: Array, head: Array) -> Array:
     """Logits [batch, length, vocab] in float32; their gradients are multiplied in the type of x."""
     return jnp.einsum("blm,vm->blv", x, head, preferred_element_type=accumulator(x.dtype))
 
 
-def _products_backward(inputs: tuple[Array, Array], dlogits: Array) -> tuple[Array, Array]:
-    x, head = inputs
-    dlogits = dlogits.astype(x.dtype)
-    dx = jnp.einsum("blv,vm->blm", dlogits, head)
-    dhead = jnp.einsum("blv,blm->vm", dlogits, x, preferred_element_type=accumulator(x.dtype))
-    return dx, dhead.astype(head.dtype)
-
-
-_products.defvjp(lambda x, head: (_products(x, head), (x, head)), _products_backward)
+@_products.defjvp
+def _products_tangent(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple:
+    (x, head), (dx, dhead) = primals, tangents
+    # In bfloat16, so that the way back is: a float32 gradient would make its products float32's.
+    tangent = jnp.einsum("blm,vm->blv", dx, head) + jnp.einsum("blm,vm->blv", x, dhead)
+    return _products(x, head), tangent.astype(accumulator(x.dtype))
 
 
 def _last(x: Array, lengths: Array | None) -> Array:

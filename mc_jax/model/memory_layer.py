@@ -11,9 +11,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from mc_jax.caching import memory_caching
 from mc_jax.caching.context import Context
 from mc_jax.kernels.chips import on_gpu
-from mc_jax.kernels.convolve import convolve
-from mc_jax.kernels.convolve import unsupported as no_kernel
-from mc_jax.kernels.remat import keep
+from mc_jax.kernels.convolve import convolve, runs_triton
 from mc_jax.memory import DeepParams, NormParams
 from mc_jax.memory.network import accumulator
 from mc_jax.model.cache import MemoryLayerCache, last_tokens
@@ -104,7 +102,6 @@ class MemoryLayer(nn.Module):
         else:
             (y, router), after = mix_on_mesh(memory, mesh, inputs), None
         self.sow("intermediates", "router", router)
-        (y,) = keep(y)
         y = nn.RMSNorm(dtype=config.compute_dtype, name="norm")(y)
         y = y * nn.silu(projection(config, heads, "gate")(x))
         return output_projection(config, 2, "out")(y), after
@@ -132,14 +129,15 @@ def mix(
     """
     projected, kernel = inputs.qkv, inputs.kernel
     before = memory.conv_width - 1
+    implementation = None if memory.implementation == "auto" else memory.implementation
     tail = None if cache is None else cache.tail.astype(projected.dtype)
     if context_axis is None:
-        q, k, v = convolved(kernel, projected, tail)
+        q, k, v = convolved(kernel, projected, tail, implementation)
     else:
         context = Context(context_axis, memory.exchange, memory.placement)
         runs = jnp.split(projected, context.runs, 1)
         tails = context.ends_before([run[:, run.shape[1] - before :] for run in runs])
-        parts = [convolved(kernel, *run) for run in zip(runs, tails, strict=True)]
+        parts = [convolved(kernel, *x, implementation) for x in zip(runs, tails, strict=True)]
         q, k, v = (jnp.concatenate(x, 1) for x in zip(*parts, strict=True))
     y, kept = memory_caching(
         q,
@@ -161,7 +159,7 @@ def mix(
         activation=memory.activation,
         initial_cache=None if cache is None else cache.memory,
         lengths=lengths,
-        implementation=None if memory.implementation == "auto" else memory.implementation,
+        implementation=implementation,
         context_axis=context_axis,
         exchange=memory.exchange,
         placement=memory.placement,
@@ -176,7 +174,10 @@ def mix(
 
 
 def convolved(
-    kernel: Array, projected: Float[Array, "batch length 3 heads head_dim"], tail: Array | None
+    kernel: Array,
+    projected: Float[Array, "batch length 3 heads head_dim"],
+    tail: Array | None,
+    implementation: str | None,
 ) -> tuple[Array, Array, Array]:
     """Queries, keys and values [batch, length, heads, head_dim], as the core takes them.
 
@@ -184,9 +185,10 @@ def convolved(
       kernel: the convolution's.
       projected: tokens that follow each other.
       tail: those before the first that the convolution reaches; None for zeros.
+      implementation: of kernels; None for the best.
     """
     with jax.named_scope("convolve"):
-        if on_gpu() and tail is None and not no_kernel(projected):
+        if tail is None and runs_triton(implementation, projected):
             made = convolve(kernel, projected, NORMALISE_EPS)
             q, k, v = (jnp.moveaxis(x, 1, 2) for x in made)
             return q, k, v

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mc_jax.kernels.convolve import convolve, unsupported
+from mc_jax.kernels.convolve import convolve, runs_triton
 from mc_jax.model.layers import NORMALISE_EPS, causal_conv, conv_rows, unit
 from mc_jax.model.token_blocks import tokens_first, tokens_last
-from tests.kernels.gpu import lowered
+from tests.kernels.gpu import lowered, on_a_gpu
 from tests.kernels.reads import assert_close
 
 
@@ -57,7 +57,11 @@ def test_rows_equal_blocks(length, with_tail):
 
 def test_lowers_for_a_gpu():
     kernel, x, weights = inputs(100, jnp.bfloat16, 128)
-    assert unsupported(x) is None
+    with on_a_gpu():
+        assert runs_triton(None, x)
+        assert not runs_triton("xla", x)
+        assert not runs_triton(None, x.astype(jnp.float32))
+    assert not runs_triton(None, x)
 
     def loss(kernel, x):
         y = jnp.stack([jnp.moveaxis(y, 1, 2) for y in convolve(kernel, x, NORMALISE_EPS)])

@@ -18,7 +18,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from mc_jax.kernels.chips import on_gpu
 from mc_jax.kernels.tiles import contract
+from mc_jax.kernels.triton import no_triton
 from mc_jax.typing import Array, Float
 
 F32 = jnp.float32
@@ -64,12 +66,19 @@ def chunk_read(
     return _read(call, q, k, v, log_decay, states.astype(q.dtype))
 
 
-def unsupported(head_dim: int, chunk_len: int, dtype: jnp.dtype) -> str | None:
-    """Why the kernel cannot run; None if it can."""
-    if dtype != jnp.bfloat16:
-        return f"on a GPU the kernel takes bfloat16, not {jnp.dtype(dtype)}"
-    if head_dim not in (16, 32, 64, 128):
-        return f"on a GPU the kernel takes heads of 16, 32, 64 or 128, not {head_dim}"
+def runs_triton(
+    implementation: str | None, chunk_len: int, head_dim: int, dtype: jnp.dtype
+) -> bool:
+    """Whether this implementation is the kernel here: None or pallas, where it can run."""
+    wanted = implementation in (None, "pallas")
+    return wanted and on_gpu() and not unsupported(chunk_len, head_dim, dtype)
+
+
+def unsupported(chunk_len: int, head_dim: int, dtype: jnp.dtype) -> str | None:
+    """Why the kernel cannot run on a GPU; None if it can."""
+    reason = no_triton(dtype, head_dim)
+    if reason:
+        return reason
     if chunk_len not in (16, 32, 64) and chunk_len % TOKENS:
         return f"on a GPU the kernel takes chunks of 16, 32, 64 or n times 128, not {chunk_len}"
     return None

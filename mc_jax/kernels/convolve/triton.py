@@ -13,6 +13,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
+from mc_jax.kernels.chips import on_gpu
+from mc_jax.kernels.triton import no_triton
 from mc_jax.typing import Array, Float
 
 F32 = jnp.float32
@@ -43,13 +45,10 @@ def convolve(
     return q, k, v
 
 
-def unsupported(x: Array) -> str | None:
-    """Why the kernel cannot run; None if it can."""
-    if x.dtype != jnp.bfloat16:
-        return f"on a GPU the kernel takes bfloat16, not {x.dtype}"
-    if x.shape[-1] not in (16, 32, 64, 128):
-        return f"on a GPU the kernel takes heads of 16, 32, 64 or 128, not {x.shape[-1]}"
-    return None
+def runs_triton(implementation: str | None, x: Array) -> bool:
+    """Whether this implementation is the kernel here: None or pallas, where it can run."""
+    wanted = implementation in (None, "pallas")
+    return wanted and on_gpu() and not no_triton(x.dtype, x.shape[-1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -3,15 +3,17 @@
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
+from mc_jax.errors import InputError
 from mc_jax.kernels.chips import on_gpu, this_chip
 from mc_jax.kernels.choice import choose
 from mc_jax.kernels.gates import Router, Scores
 from mc_jax.kernels.linear_read import pallas_tpu
 from mc_jax.kernels.linear_read.config import Call, Config, default_config
-from mc_jax.kernels.linear_read.gpu import gpu, unsupported_on_gpu
+from mc_jax.kernels.linear_read.gpu import gpu
 from mc_jax.kernels.linear_read.reference import reference
 from mc_jax.kernels.linear_read.xla import xla
 from mc_jax.kernels.reading import differentiable, read_in_blocks
+from mc_jax.kernels.triton import no_triton
 from mc_jax.typing import Array, Float, Int
 
 _read = differentiable(pallas_tpu.forward, pallas_tpu.backward)
@@ -60,6 +62,8 @@ def linear_read(
         form = xla if implementation == "xla" else reference
         return form(q, weights, router, segment_len, first_segment, top_k)
     if implementation == "pallas" and on_gpu():
+        if config is not None:
+            raise InputError("config", config, "None: on a GPU blocks are what they are")
         return gpu(q, weights, router, segment_len, first_segment, top_k)
     assert not isinstance(router, Scores)  # refused above
     (memories, out, width), tokens = weights.shape, q.shape[1]
@@ -87,7 +91,7 @@ def unsupported(
       any_device: leave out what device is here, and ask for the TPU's kernel.
     """
     if not any_device and on_gpu():
-        return unsupported_on_gpu(shape, dtype)
+        return no_triton(dtype, *shape)
     if not any_device and not pltpu.is_tpu_device():
         return "the kernels run on a TPU or a GPU"
     if dtype not in (jnp.bfloat16, jnp.float32):

@@ -1,16 +1,17 @@
 """Which kernel reads matrix memories on a GPU."""
 
-import jax.numpy as jnp
-
 from mc_jax.kernels.gates import Router, Scores, read_gates, selected_gates, visible_memories
 from mc_jax.kernels.linear_read.triton import mix
 from mc_jax.kernels.linear_read.triton_route import select_memories
 from mc_jax.kernels.linear_read.triton_selected import mix_selected
 from mc_jax.kernels.remat import keep
+from mc_jax.kernels.triton import WIDTHS
 from mc_jax.typing import Array, Float, Int
 
 # Most memories of a token that are selected in registers.
 MOST_SELECTED = 8
+# Most gates of a token that are worth keeping for the backward pass.
+MOST_KEPT = 256
 
 
 def gpu(
@@ -26,20 +27,21 @@ def gpu(
     memories, tokens = weights.shape[0], q.shape[1]
     visible = visible_memories(memories, tokens, segment_len, first_segment)
     if router is None or top_k is None or 2 * top_k > memories:
-        own, gate = keep(*read_gates(router, visible, top_k, q.dtype))
-        return mix(weights, gate, q, segment_len, first_segment, interpret), own
-    if isinstance(router, Router) and top_k <= MOST_SELECTED and q.dtype == jnp.bfloat16:
-        own, gate, memory = select_memories(router, segment_len, first_segment, top_k, interpret)
+        own, gate = read_gates(router, visible, top_k, q.dtype)
+        if memories <= MOST_KEPT:
+            own, gate = keep(own, gate)
+        y = mix(weights, gate, q, segment_len, first_segment, interpret)
     else:
-        own, gate, memory = keep(*selected_gates(router, visible, top_k))
-    return mix_selected(weights, gate, memory, q, interpret), own
+        if _selects_in_registers(router, top_k):
+            own, gate, memory = select_memories(
+                router, segment_len, first_segment, top_k, interpret
+            )
+        else:
+            own, gate, memory = keep(*selected_gates(router, visible, top_k))
+        y = mix_selected(weights, gate, memory, q, interpret)
+    return keep(y)[0], own
 
 
-def unsupported_on_gpu(shape: tuple[int, ...], dtype: jnp.dtype) -> str | None:
-    """Why the kernels cannot run a read of memories (out, in); None if they can."""
-    if dtype != jnp.bfloat16:
-        return f"on a GPU the kernel takes bfloat16, not {jnp.dtype(dtype)}"
-    if any(width not in (16, 32, 64, 128) for width in shape):
-        allowed = "16, 32, 64 or 128 rows and columns"
-        return f"on a GPU the kernel takes matrices of {allowed}, not {shape[0]} x {shape[1]}"
-    return None
+def _selects_in_registers(router: Router | Scores, top_k: int) -> bool:
+    scored = isinstance(router, Router) and router.u.shape[0] in WIDTHS
+    return scored and top_k <= MOST_SELECTED

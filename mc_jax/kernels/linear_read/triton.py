@@ -16,6 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from mc_jax.kernels.tiles import contract, round_up
+from mc_jax.kernels.triton import whole
 from mc_jax.typing import Array, Float, Int
 
 F32 = jnp.float32
@@ -116,17 +117,13 @@ def _by_tokens(
     return pl.pallas_call(
         functools.partial(kernel, call, blocks),
         grid=(blocks,),
-        in_specs=[_whole(first), _whole(weights), block(gate), *map(block, rows)],
+        in_specs=[whole(first), whole(weights), block(gate), *map(block, rows)],
         out_specs=[block(x) for x in outputs],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs],
         compiler_params=PARAMS,
         interpret=call.interpret,
         name="linear_read" + kernel.__name__,
     )(first, weights, gate, *rows)
-
-
-def _whole(x: Array) -> pl.BlockSpec:
-    return pl.BlockSpec(x.shape, lambda _: (0,) * x.ndim)
 
 
 def _seen(call: Call, blocks: int, first: Any, memories: int) -> Array:
@@ -192,10 +189,10 @@ def _weights_gradient(
         functools.partial(_gradient, call),
         grid=(memories,),
         in_specs=[
-            _whole(first),
+            whole(first),
             pl.BlockSpec((None, gate.shape[1]), lambda i: (i, 0)),
-            _whole(x),
-            _whole(columns),
+            whole(x),
+            whole(columns),
         ],
         out_specs=pl.BlockSpec((None, out, width), lambda i: (i, 0, 0)),
         out_shape=jax.ShapeDtypeStruct(weights.shape, weights.dtype),

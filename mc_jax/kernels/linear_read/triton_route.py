@@ -16,6 +16,7 @@ from jax.experimental.pallas import triton as plgpu
 from mc_jax.kernels.gates import Router
 from mc_jax.kernels.remat import keep
 from mc_jax.kernels.tiles import contract, round_up
+from mc_jax.kernels.triton import whole
 from mc_jax.typing import Array, Float, Int
 
 F32 = jnp.float32
@@ -51,7 +52,8 @@ def select_memories(
     """As `selected_gates`, over the memories before each token's segment.
 
     Args:
-      router: what memories are scored with; u is read in bfloat16.
+      router: what memories are scored with; u is read in bfloat16, which for `gate="context"` is
+        what it was made in.
       segment_len: tokens of a segment.
       first_segment: segment of the first token.
       top_k: cached memories that a token reads.
@@ -81,7 +83,7 @@ def _select(
         pl.pallas_call(
             functools.partial(_forward, call),
             grid=(tokens // TOKENS,),
-            in_specs=[_whole(first), _rows(u), _line(), _whole(high), _whole(low)],
+            in_specs=[whole(first), _rows(u), _line(), whole(high), whole(low)],
             out_specs=[_columns(gates), _columns(memory)],
             out_shape=[gates, memory],
             compiler_params=PARAMS,
@@ -122,7 +124,7 @@ def _logits_gradient(
     du = pl.pallas_call(
         _queries_gradient,
         grid=(tokens // TOKENS,),
-        in_specs=[_columns(dlogits), _columns(memory), _whole(descriptors)],
+        in_specs=[_columns(dlogits), _columns(memory), whole(descriptors)],
         out_specs=_rows(u),
         out_shape=jax.ShapeDtypeStruct(u.shape, u.dtype),
         compiler_params=PARAMS,
@@ -133,7 +135,7 @@ def _logits_gradient(
     parts = pl.pallas_call(
         functools.partial(_descriptors_gradient, runs),
         grid=(blocks, runs),
-        in_specs=[_whole(dlogits), _whole(memory), _whole(u)],
+        in_specs=[whole(dlogits), whole(memory), whole(u)],
         out_specs=pl.BlockSpec((None, MEMORIES, u.shape[1]), lambda b, r: (r, b, 0)),
         out_shape=jax.ShapeDtypeStruct((runs, *descriptors.shape), F32),
         compiler_params=PARAMS,
@@ -141,10 +143,6 @@ def _logits_gradient(
         name="select_memories_descriptors_gradient",
     )(dlogits, memory, u)
     return du, jnp.sum(parts, 0).astype(descriptors.dtype)
-
-
-def _whole(x: Array) -> pl.BlockSpec:
-    return pl.BlockSpec(x.shape, lambda *_: (0,) * x.ndim)
 
 
 def _rows(x: Array) -> pl.BlockSpec:

@@ -15,6 +15,7 @@ from jax.experimental.pallas import triton as plgpu
 
 from mc_jax.kernels.remat import keep
 from mc_jax.kernels.tiles import contract
+from mc_jax.kernels.triton import whole
 from mc_jax.typing import Array, Float, Int
 
 F32 = jnp.float32
@@ -113,9 +114,6 @@ def _by_memory(
     outputs: tuple[Any, ...],
 ) -> list[Array]:
     """Programs for each memory, which share its pairs; outputs like `weights` are by memory."""
-
-    def whole(x: Any) -> pl.BlockSpec:
-        return pl.BlockSpec(x.shape, lambda *_: (0,) * len(x.shape))
 
     def one(x: Any) -> pl.BlockSpec:
         return pl.BlockSpec((None, *x.shape[1:]), lambda i, _: (i, 0, 0))

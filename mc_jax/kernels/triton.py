@@ -1,0 +1,40 @@
+"""What the kernels of a GPU share: where they run, and blocks that are whole arrays."""
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+
+from mc_jax.typing import Array
+
+# Widths of a matrix: Triton's blocks are powers of two, and products start at 16.
+WIDTHS = (16, 32, 64, 128)
+# Compute capability from which on products take bfloat16.
+AMPERE = 8.0
+
+
+def no_triton(dtype: jnp.dtype, *widths: int) -> str | None:
+    """Why no kernel runs on this GPU; None if those do that these inputs suit.
+
+    Args:
+      dtype: of the inputs.
+      widths: rows and columns of matrices.
+    """
+    if dtype != jnp.bfloat16:
+        return f"on a GPU the kernel takes bfloat16, not {jnp.dtype(dtype)}"
+    if any(width not in WIDTHS for width in widths):
+        allowed, found = ", ".join(map(str, WIDTHS)), " x ".join(map(str, widths))
+        return f"on a GPU the kernel takes widths of {allowed}, not {found}"
+    # Of a GPU that is only described nothing is known, and on AMD's no kernel has been tried.
+    capability = getattr(jax.local_devices()[0], "compute_capability", AMPERE)
+    try:
+        enough = float(capability) >= AMPERE
+    except ValueError:
+        enough = False
+    return (
+        None if enough else f"the kernel needs an NVIDIA GPU of {AMPERE} or more, not {capability}"
+    )
+
+
+def whole(x: Array) -> pl.BlockSpec:
+    """A block of a whole array, for every program."""
+    return pl.BlockSpec(x.shape, lambda *_: (0,) * len(x.shape))

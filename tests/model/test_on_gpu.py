@@ -1,0 +1,96 @@
+"""The language model as a GPU runs it, its kernels step by step."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from mc_jax.inference import make_room
+from mc_jax.model import LanguageModel, MemoryConfig, ModelConfig
+from mc_jax.model.lm import _products
+from tests.kernels.gpu import imitated_gpu  # noqa: F401
+
+LENGTH = 96
+
+
+def model_of(aggregation: str, dtype: str) -> tuple[LanguageModel, ModelConfig]:
+    memory = MemoryConfig(aggregation=aggregation, segment_len=16, chunk_len=16, top_k=2)
+    config = ModelConfig(
+        vocab_size=40, dim=32, num_layers=2, num_heads=2, mlp_dim=48, memory=memory
+    )
+    config = dataclasses.replace(config, dtype=dtype, scan_layers=True, remat="dots")
+    return LanguageModel(config), config
+
+
+def inputs(model):
+    tokens = jax.random.randint(jax.random.key(0), (2, LENGTH), 0, 40)
+    return model.init(jax.random.key(1), tokens), tokens
+
+
+def gradients(model, params, tokens):
+    def loss(params):
+        logits = jax.nn.log_softmax(model.apply(params, tokens))
+        return -jnp.mean(jnp.take_along_axis(logits, tokens[..., None], -1))
+
+    return jax.value_and_grad(loss)(params)
+
+
+def distances(actual, expected) -> list[float]:
+    """Of each leaf, over the expected one's length."""
+    pairs = zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True)
+    return [float(jnp.linalg.norm(x - y) / jnp.linalg.norm(y)) for x, y in pairs]
+
+
+@pytest.mark.parametrize("aggregation", ["none", "grm"])
+def test_a_step_is_as_near_to_float32_as_elsewhere(aggregation, imitated_gpu):  # noqa: F811
+    exact, _ = model_of(aggregation, "float32")
+    params, tokens = inputs(exact)
+    expected = gradients(exact, params, tokens)
+    model, _ = model_of(aggregation, "bfloat16")
+    here = gradients(model, params, tokens)
+    with imitated_gpu():
+        there = jax.jit(lambda params: gradients(model, params, tokens))(params)
+    for near, far in zip(distances(there, expected), distances(here, expected), strict=True):
+        assert near <= 1.5 * far + 1e-3
+
+
+def test_prefill_and_extend_are_the_whole(imitated_gpu):  # noqa: F811
+    model, config = model_of("grm", "bfloat16")
+    params, tokens = inputs(model)
+    exact = model_of("grm", "float32")[0].apply(params, tokens)
+    (rounding,) = distances(model.apply(params, tokens), exact)
+    with imitated_gpu():
+        first, cache = model.apply(params, tokens[:, :41], method="extend")
+        cache = make_room(config, cache, LENGTH)
+        second, _ = model.apply(params, tokens[:, 41:], cache, method="extend")
+    (distance,) = distances(jnp.concatenate([first, second], 1), exact)
+    assert distance <= 1.5 * rounding
+
+
+def test_dots_reads_cached_memories_once(imitated_gpu):  # noqa: F811
+    """The backward pass keeps what they gave, and computes the rest again."""
+    model, _ = model_of("ssc", "bfloat16")
+    params, tokens = inputs(model)
+    with imitated_gpu():
+        program = str(jax.make_jaxpr(lambda p: gradients(model, p, tokens))(params))
+    assert program.count("name=linear_read_selected_forward") == 1
+    assert program.count("name=linear_read_selected_backward") == 1
+    assert program.count("name=convolve_forward") == 2
+
+
+def test_gradients_of_logits_are_near_float32():
+    """They are rounded to the type of the activations before they are multiplied."""
+    keys = jax.random.split(jax.random.key(0), 3)
+    x = jax.random.normal(keys[0], (2, 50, 32), jnp.bfloat16)
+    head = jax.random.normal(keys[1], (40, 32), jnp.bfloat16)
+    dlogits = jax.random.normal(keys[2], (2, 50, 40))
+
+    def run(*inputs):
+        logits, back = jax.vjp(_products, *inputs)
+        assert logits.dtype == jnp.float32
+        return back(dlogits)
+
+    exact = run(x.astype(jnp.float32), head.astype(jnp.float32))
+    for distance in distances([g.astype(jnp.float32) for g in run(x, head)], exact):
+        assert 0 < distance < 5e-3
