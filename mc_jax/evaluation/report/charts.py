@@ -79,7 +79,9 @@ def lines(
       large_x: whether x counts in thousands, millions, billions.
       limits: of y.
     """
-    named = sum(bool(line.label) for line in series)
+    names = [line.label for line in series if line.label]
+    # Two columns of longer names would be wider than the chart, and cut off.
+    columns = 2 if len(names) > 3 and max(map(len, names)) <= 26 else 1
 
     def draw(figure: Figure) -> None:
         axis = figure.subplots()
@@ -98,9 +100,9 @@ def lines(
                 ticks(lambda value, _: short(value) if f"{value:e}"[0] in "125" else "")
         if limits:
             axis.set_ylim(limits)
-        figure.legend(loc="outside lower center", ncols=2 if named > 3 else 1)
+        figure.legend(loc="outside lower center", ncols=columns)
 
-    return _svg((5.4, 3.4 + 0.18 * max(named / 2 if named > 3 else named, 1)), draw)
+    return _svg((5.4, 3.4 + 0.18 * max(len(names) / columns, 1)), draw)
 
 
 def heat(panels: Sequence[Panel], rows: str, columns: str) -> bytes:
