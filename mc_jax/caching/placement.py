@@ -30,7 +30,7 @@ def take(slots: Any, index: Int[Array, " taken"]) -> list[Any]:
     """Single slots, on the device; any one where the index is out of range."""
     if not on_host(slots):
         return [_take(slots, i) for i in index]
-    taken = jax.device_put(_host_take(slots, jax.device_put(index, HOST)), DEVICE)
+    taken = _host_take(slots, jax.device_put(index, HOST))
     return [jax.tree.map(lambda x, i=i: x[i], taken) for i in range(index.shape[0])]
 
 
@@ -66,14 +66,12 @@ def _pad(slots: Any, axis: int, missing: int) -> Any:
 
 # jax 0.11 has under the old name what jax 0.10 calls compute_on2.
 _by_host = functools.partial(
-    getattr(compute_on, "compute_on2", compute_on.compute_on),
-    compute_type="device_host",
-    out_memory_spaces=HOST,
+    getattr(compute_on, "compute_on2", compute_on.compute_on), compute_type="device_host"
 )
-_host_take = jax.jit(_by_host(_take))
-_host_put = jax.jit(_by_host(_put))
+_host_take = jax.jit(_by_host(_take, out_memory_spaces=DEVICE))
+_host_put = jax.jit(_by_host(_put, out_memory_spaces=HOST))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def _host_pad(slots: Any, axis: int, missing: int) -> Any:
-    return _by_host(lambda slots: _pad(slots, axis, missing))(slots)
+    return _by_host(lambda slots: _pad(slots, axis, missing), out_memory_spaces=HOST)(slots)

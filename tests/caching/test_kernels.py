@@ -88,13 +88,13 @@ def test_a_named_kernel_runs_or_says_why_not(case, reason):
 
 
 def test_without_a_tpu_the_kernels_are_refused():
-    with pytest.raises(InputError, match="runs on a TPU"):
+    with pytest.raises(InputError, match="run on a TPU or a GPU"):
         call(CASES[0], inputs_of(CASES[0]), implementation="pallas")
 
 
 def test_explain_says_what_runs_and_what_it_costs():
     text = mc_jax.explain(16384, heads=8, head_dim=128)
-    assert "xla, since the kernel runs on a TPU" in text
+    assert "xla, since the kernels run on a TPU or a GPU" in text
     assert "63 cached memories a head" in text
     # 63 * 64 / 2 pairs of a segment and a memory, 256 tokens, 2 * 128^2 FLOPs, 8 heads.
     assert "forward 135 GFLOP" in text
