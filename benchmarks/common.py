@@ -35,6 +35,13 @@ def use_threads(threads: int) -> None:
     keep_freed_memory()
 
 
+def check_lengths(lengths: Sequence[int], tokens: int) -> None:
+    """Stop unless a call's tokens are whole sequences of each length."""
+    uneven = [n for n in lengths if tokens % n]
+    if uneven:
+        raise SystemExit(f"--lengths: found {uneven}, allowed: divisors of --tokens {tokens}")
+
+
 def seconds(run: Callable[[], Any]) -> float:
     """Wall-clock time of one call; `run` returns when its work is done."""
     start = time.perf_counter()

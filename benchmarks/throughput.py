@@ -91,9 +91,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--report", action="store_true", help="measure nothing, show what is kept")
     args = parser.parse_args()
     args.tokens = args.tokens or max(args.lengths)
-    uneven = [n for n in args.lengths if args.tokens % n]
-    if uneven:
-        raise SystemExit(f"--lengths: found {uneven}, allowed: divisors of --tokens {args.tokens}")
+    common.check_lengths(args.lengths, args.tokens)
     return args
 
 

@@ -31,8 +31,9 @@ from mc_jax.caching.running_sums import running_sums
 from mc_jax.caching.segments import Grid, visible_slots
 from mc_jax.caching.write import write_segments
 from mc_jax.kernels import deep_write
-from mc_jax.kernels.chunk_read import chunk_read, runs_triton
+from mc_jax.kernels.chunk_read import chunk_read, unsupported
 from mc_jax.kernels.gates import Router, Scores
+from mc_jax.kernels.triton import runs_triton
 from mc_jax.memory.chunk import Chunk, Coefficients, online_linear
 from mc_jax.memory.network import DeepParams, Linear, accumulator
 from mc_jax.memory.rule import Rule, State, norm_of
@@ -198,7 +199,8 @@ def _online(
     """The online memory's linear maps for inputs [in, tokens]."""
     width = jax.tree.leaves(chunks.weights)[0].shape[-1]
     logs = coefficients.log_weights
-    if logs is not None and runs_triton(kernel, grid.options.chunk_len, width, dtype):
+    reason = unsupported(grid.options.chunk_len, width, dtype)
+    if logs is not None and runs_triton(kernel, reason):
         return lambda name, x: _online_rows(chunks, logs, name, x)
 
     def linear(name: str, x: Array) -> Array:

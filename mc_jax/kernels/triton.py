@@ -4,12 +4,18 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from mc_jax.kernels.chips import on_gpu
 from mc_jax.typing import Array
 
 # Widths of a matrix: Triton's blocks are powers of two, and products start at 16.
 WIDTHS = (16, 32, 64, 128)
 # Compute capability from which on products take bfloat16.
 AMPERE = 8.0
+
+
+def runs_triton(implementation: str | None, reason: str | None) -> bool:
+    """Whether what is named is a GPU's kernel here: None or pallas, and no `reason` not to."""
+    return implementation in (None, "pallas") and on_gpu() and not reason
 
 
 def no_triton(dtype: jnp.dtype, *widths: int) -> str | None:

@@ -140,8 +140,9 @@ def _windows(
     old: Float[Array, "head_dim window"], new: Float[Array, "chunks head_dim chunk"]
 ) -> Float[Array, "chunks_and_end head_dim window"]:
     """The last tokens before each chunk, and before what follows the last one."""
-    chunks, _, size = new.shape
-    tokens = jnp.concatenate([old, jnp.concatenate(new, 1).astype(old.dtype)], 1)
+    chunks, width, size = new.shape
+    tokens = new.swapaxes(0, 1).reshape(width, -1).astype(old.dtype)
+    tokens = jnp.concatenate([old, tokens], 1)
     index = jnp.arange(chunks + 1)[:, None] * size + jnp.arange(old.shape[1])
     return jnp.moveaxis(tokens[:, index], 1, 0)
 

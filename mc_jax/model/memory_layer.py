@@ -11,7 +11,8 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from mc_jax.caching import memory_caching
 from mc_jax.caching.context import Context
 from mc_jax.kernels.chips import on_gpu
-from mc_jax.kernels.convolve import convolve, runs_triton
+from mc_jax.kernels.convolve import convolve
+from mc_jax.kernels.triton import no_triton, runs_triton
 from mc_jax.memory import DeepParams, NormParams
 from mc_jax.memory.network import accumulator
 from mc_jax.model.cache import MemoryLayerCache, last_tokens
@@ -188,7 +189,8 @@ def convolved(
       implementation: of kernels; None for the best.
     """
     with jax.named_scope("convolve"):
-        if tail is None and runs_triton(implementation, projected):
+        reason = no_triton(projected.dtype, projected.shape[-1])
+        if tail is None and runs_triton(implementation, reason):
             made = convolve(kernel, projected, NORMALISE_EPS)
             q, k, v = (jnp.moveaxis(x, 1, 2) for x in made)
             return q, k, v

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mc_jax.kernels.convolve import convolve, runs_triton
+from mc_jax.kernels.convolve import convolve
+from mc_jax.kernels.triton import no_triton, runs_triton
 from mc_jax.model.layers import NORMALISE_EPS, causal_conv, conv_rows, unit
 from mc_jax.model.token_blocks import tokens_first, tokens_last
 from tests.kernels.gpu import lowered, on_a_gpu
@@ -58,10 +59,10 @@ def test_rows_equal_blocks(length, with_tail):
 def test_lowers_for_a_gpu():
     kernel, x, weights = inputs(100, jnp.bfloat16, 128)
     with on_a_gpu():
-        assert runs_triton(None, x)
-        assert not runs_triton("xla", x)
-        assert not runs_triton(None, x.astype(jnp.float32))
-    assert not runs_triton(None, x)
+        assert runs_triton(None, no_triton(x.dtype, 128))
+        assert not runs_triton("xla", no_triton(x.dtype, 128))
+        assert not runs_triton(None, no_triton(jnp.float32, 128))
+    assert not runs_triton(None, no_triton(x.dtype, 128))
 
     def loss(kernel, x):
         y = jnp.stack([jnp.moveaxis(y, 1, 2) for y in convolve(kernel, x, NORMALISE_EPS)])

@@ -1,5 +1,5 @@
 """The read of the online matrix memory, on a GPU."""
 
-from mc_jax.kernels.chunk_read.triton import chunk_read, runs_triton, unsupported
+from mc_jax.kernels.chunk_read.triton import chunk_read, unsupported
 
-__all__ = ["chunk_read", "runs_triton", "unsupported"]
+__all__ = ["chunk_read", "unsupported"]

@@ -18,7 +18,6 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from mc_jax.kernels.chips import on_gpu
 from mc_jax.kernels.tiles import contract
 from mc_jax.kernels.triton import no_triton
 from mc_jax.typing import Array, Float
@@ -64,14 +63,6 @@ def chunk_read(
     chunk_len = q.shape[0] // states.shape[0]
     call = Call(chunk_len, min(chunk_len, TOKENS), interpret)
     return _read(call, q, k, v, log_decay, states.astype(q.dtype))
-
-
-def runs_triton(
-    implementation: str | None, chunk_len: int, head_dim: int, dtype: jnp.dtype
-) -> bool:
-    """Whether this implementation is the kernel here: None or pallas, where it can run."""
-    wanted = implementation in (None, "pallas")
-    return wanted and on_gpu() and not unsupported(chunk_len, head_dim, dtype)
 
 
 def unsupported(chunk_len: int, head_dim: int, dtype: jnp.dtype) -> str | None:

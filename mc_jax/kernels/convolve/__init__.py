@@ -1,5 +1,5 @@
 """The short convolution of queries, keys and values, with what follows it, on a GPU."""
 
-from mc_jax.kernels.convolve.triton import convolve, runs_triton
+from mc_jax.kernels.convolve.triton import convolve
 
-__all__ = ["convolve", "runs_triton"]
+__all__ = ["convolve"]

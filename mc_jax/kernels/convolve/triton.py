@@ -13,8 +13,6 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from mc_jax.kernels.chips import on_gpu
-from mc_jax.kernels.triton import no_triton
 from mc_jax.typing import Array, Float
 
 F32 = jnp.float32
@@ -43,12 +41,6 @@ def convolve(
     made = _convolve((eps, interpret), kernel.astype(F32), jnp.pad(x, pad))
     q, k, v = (y[:, :, : x.shape[1]] for y in made)
     return q, k, v
-
-
-def runs_triton(implementation: str | None, x: Array) -> bool:
-    """Whether this implementation is the kernel here: None or pallas, where it can run."""
-    wanted = implementation in (None, "pallas")
-    return wanted and on_gpu() and not no_triton(x.dtype, x.shape[-1])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
