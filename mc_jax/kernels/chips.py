@@ -7,9 +7,17 @@ from jax.sharding import get_abstract_mesh
 
 def on_gpu() -> bool:
     """Whether the current mesh's or the default device is a GPU."""
+    return _platform() in ("gpu", "cuda", "rocm")
+
+
+def on_cpu() -> bool:
+    """Whether the current mesh's or the default device is a CPU."""
+    return _platform() == "cpu"
+
+
+def _platform() -> str:
     device = get_abstract_mesh().abstract_device or jax.config.jax_default_device  # type: ignore[attr-defined]
-    platform = getattr(device, "platform", device) or jax.default_backend()
-    return platform in ("gpu", "cuda", "rocm")
+    return getattr(device, "platform", device) or jax.default_backend()
 
 
 def this_chip() -> pltpu.TpuInfo:

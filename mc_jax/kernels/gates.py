@@ -7,10 +7,10 @@ online memory's logit and those of the memories it sees, or of the `top_k` best 
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mc_jax.kernels.best_memories import best_memories
 from mc_jax.typing import Array, Bool, Float, Int
 
 
@@ -110,10 +110,13 @@ def selected_gates(
     The weights are those of `softmax_gates`. A token that sees fewer has weight 0 for the rest,
     and memory number `memories`.
     """
-    logits = jnp.where(visible, cached_logits(router), -jnp.inf)
-    best, memory = lax.top_k(logits.T, top_k)
-    weights = jax.nn.softmax(jnp.concatenate([router.online[None], best.T]), 0)
-    return weights[0], weights[1:], jnp.where(best > -jnp.inf, memory, visible.shape[0]).T
+    if isinstance(router, Router):
+        best, memory = best_memories(top_k, router.u, router.descriptors, visible)
+    else:
+        best, memory = lax.top_k(jnp.where(visible, router.cached, -jnp.inf).T, top_k)
+        best, memory = best.T, jnp.where(best > -jnp.inf, memory, visible.shape[0]).T
+    own, weights = softmax_beside(router.online, best)
+    return own, weights, memory
 
 
 def cached_logits(router: Router | Scores) -> Float[Array, "memories tokens"]:

@@ -4,18 +4,23 @@ Each token reads `top_k` memories, one read a pair of token and memory. Pairs ar
 into slots, blocks of which read the same memory: as in a mixture of experts without a capacity.
 """
 
-from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mc_jax.kernels.causal_tiles import Pull, Read, pull_through
+from mc_jax.kernels.chips import on_cpu
 from mc_jax.kernels.gates import Router, Scores, selected_gates
+from mc_jax.memory.network import accumulator
 from mc_jax.typing import Array, Float, Int
 
 # Slots of a block: as many as keep a product busy; each memory leaves half of one empty.
 BLOCK = 128
+# Tokens of a tile that reads are gathered for.
+TILE = 256
 # Time of a read through a slot over that of a read by all tokens, forward and backward: measured on
 # a CPU at 1.6 to 2.6 for matrices and MLPs, heads of 64 and 128, 31 to 127 memories.
 COST = 2.5
@@ -57,28 +62,6 @@ def group(memory: Int[Array, " pairs"], memories: int) -> Groups:
     )
 
 
-@jax.custom_vjp
-def permute(rows: Array, source: Int[Array, " out"], target: Int[Array, " in"]) -> Array:
-    """`rows[source]`, with zeros where that is out of range.
-
-    Args:
-      rows: what is moved, each to one place at most.
-      source: row that comes to each place.
-      target: place that each row comes to; the gradient is `cotangent[target]`.
-    """
-    return _take(rows, source)
-
-
-def _take(rows: Array, index: Array) -> Array:
-    return jnp.take(rows, index, axis=0, mode="fill", fill_value=0)
-
-
-permute.defvjp(
-    lambda rows, source, target: (_take(rows, source), target),
-    lambda target, cotangent: (_take(cotangent, target), None, None),
-)
-
-
 def worth_selecting(top_k: int | None, memories: float, tokens: int) -> bool:
     """Whether to read only selected memories rather than all with the weights of most at 0.
 
@@ -94,33 +77,127 @@ def worth_selecting(top_k: int | None, memories: float, tokens: int) -> bool:
 
 
 def read_selected(
-    read: Callable[[Any, Array], Array],
+    read: Read,
     weights: Any,
     router: Router | Scores,
     visible: Array,
     x: Float[Array, "in tokens"],
     top_k: int,
+    pull: Pull | None = None,
 ) -> tuple[Float[Array, "out tokens"], Float[Array, " tokens"]]:
     """Outputs, mixed of the `top_k` best memories of each token, and the online memory's gates.
 
     Args:
-      read: outputs [out, slots] of one memory for inputs [in, slots].
+      read: see `Read`.
       weights: leaves [memories, ...]; what no token sees may be left out at the end.
       router: what memories are scored with.
       visible: which memories a token may read [memories, tokens].
       x: inputs.
       top_k: memories that a token reads.
+      pull: see `Pull`; None derives it from `read`.
     """
-    width, tokens = x.shape
     memories = jax.tree.leaves(weights)[0].shape[0]
     own, gate, memory = selected_gates(router, visible, top_k)
     groups = group(memory.reshape(-1), memories)
-    rows = jnp.broadcast_to(x.T, (top_k, tokens, width)).reshape(-1, width)
-    slots = permute(rows, groups.pair_of, groups.slot_of).reshape(-1, BLOCK, width)
-    # Rematerialised: of an MLP the hidden activations of all slots would be the largest arrays.
-    one = jax.checkpoint(lambda w, rows: read(w, rows.T).T)
-    by_block = jax.tree.map(lambda w: _take(w, groups.memory_of), weights)
-    outputs = jax.vmap(one)(by_block, slots)
-    outputs = permute(outputs.reshape(-1, outputs.shape[-1]), groups.slot_of, groups.pair_of)
-    outputs = outputs.reshape(top_k, tokens, -1)
-    return jnp.einsum("kt,kto->ot", gate, outputs.astype(gate.dtype)), own
+    at_once = 1 if on_cpu() else groups.memory_of.shape[0]
+    y = _mix((read, pull or pull_through(read), at_once), weights, gate, x, groups)
+    return y, own
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _mix(
+    static: tuple[Read, Pull, int], weights: Any, gate: Array, x: Array, groups: Groups
+) -> Float[Array, "out tokens"]:
+    read, _, at_once = static
+    rows = x.T
+
+    def step(_: None, blocks: _Blocks) -> tuple[None, Array]:
+        chosen = jax.tree.map(lambda w: _take(w, blocks.memory), weights)
+        inputs = _take(rows, blocks.token).swapaxes(1, 2)
+        return None, jax.vmap(read)(chosen, inputs).swapaxes(1, 2)
+
+    _, outputs = lax.scan(step, None, _Blocks.of(groups, gate, at_once))
+    outputs = outputs.reshape(-1, outputs.shape[-1])
+    return _sum_of_slots(outputs, groups.slot_of.reshape(gate.shape), gate)
+
+
+def _forward(
+    static: tuple[Read, Pull, int], weights: Any, gate: Array, x: Array, groups: Groups
+) -> tuple[Array, tuple]:
+    return _mix(static, weights, gate, x, groups), (weights, gate, x, groups)
+
+
+def _backward(static: tuple[Read, Pull, int], saved: tuple, cotangent: Array) -> tuple:
+    _, pull, at_once = static
+    weights, gate, x, groups = saved
+    rows, of_rows = x.T, cotangent.T
+
+    def step(of_weights: Any, blocks: _Blocks) -> tuple[Any, tuple[Array, Array]]:
+        chosen = jax.tree.map(lambda w: _take(w, blocks.memory), weights)
+        inputs, of_y = (_take(a, blocks.token).swapaxes(1, 2) for a in (rows, of_rows))
+        of_chosen, of_gate, of_inputs = jax.vmap(pull)(chosen, blocks.gate, inputs, of_y)
+        of_weights = jax.tree.map(
+            lambda total, a: total.at[blocks.memory].add(a.astype(total.dtype), mode="drop"),
+            of_weights,
+            of_chosen,
+        )
+        return of_weights, (of_gate, of_inputs.swapaxes(1, 2))
+
+    sums = jax.tree.map(lambda w: jnp.zeros(w.shape, accumulator(w.dtype)), weights)
+    sums, (of_gate, of_inputs) = lax.scan(step, sums, _Blocks.of(groups, gate, at_once))
+    of_inputs = of_inputs.reshape(-1, of_inputs.shape[-1])
+    slots = groups.slot_of.reshape(gate.shape)
+    of_x = _sum_of_slots(of_inputs, slots, jnp.ones_like(gate)).astype(x.dtype)
+    of_weights = jax.tree.map(lambda total, w: total.astype(w.dtype), sums, weights)
+    return of_weights, _take(of_gate.reshape(-1), slots), of_x, None
+
+
+_mix.defvjp(_forward, _backward)
+
+
+class _Blocks(NamedTuple):
+    """Blocks of slots: the memory that each reads, and its slots' tokens and gates."""
+
+    memory: Int[Array, " blocks"]
+    token: Int[Array, "blocks slots"]
+    gate: Float[Array, "blocks slots"]
+
+    @classmethod
+    def of(cls, groups: Groups, gate: Float[Array, "top_k tokens"], at_once: int) -> "_Blocks":
+        """All blocks, with an axis in front: `at_once` of them a step."""
+        pairs, tokens = gate.size, gate.shape[1]
+        token = jnp.where(groups.pair_of < pairs, groups.pair_of % tokens, tokens)
+        gates = _take(gate.reshape(-1), groups.pair_of)
+        return cls(
+            groups.memory_of.reshape(-1, at_once),
+            token.reshape(-1, at_once, BLOCK),
+            gates.reshape(-1, at_once, BLOCK),
+        )
+
+
+def _sum_of_slots(
+    rows: Float[Array, "slots width"],
+    slot_of: Int[Array, "top_k tokens"],
+    scale: Float[Array, "top_k tokens"],
+) -> Float[Array, "width tokens"]:
+    """`sum_k scale_kt rows[slot_of_kt]`, a tile of tokens at a time.
+
+    With all tokens at once XLA would gather column by column, in one loop with what follows.
+    """
+    top_k, tokens = slot_of.shape
+    tiles = -(-tokens // TILE)
+
+    def cut(a: Array, fill: int) -> Array:
+        a = jnp.pad(a, ((0, 0), (0, tiles * TILE - tokens)), constant_values=fill)
+        return a.reshape(top_k, tiles, TILE).swapaxes(0, 1)
+
+    def tile(parts: tuple[Array, Array]) -> Array:
+        return sum(s[:, None] * _take(rows, at) for at, s in zip(*parts, strict=True))
+
+    found = lax.map(tile, (cut(slot_of, rows.shape[0]), cut(scale, 0)))
+    return found.reshape(tiles * TILE, -1)[:tokens].T
+
+
+def _take(rows: Array, index: Array) -> Array:
+    """`rows[index]`, with zeros where that is out of range."""
+    return jnp.take(rows, index, axis=0, mode="fill", fill_value=0)

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mc_jax.kernels.causal_groups import extent, sum_over_memories
+from mc_jax.kernels.causal_tiles import seen_memories, sum_over_memories
 from mc_jax.kernels.gates import Router, Scores, read_gates, visible_memories
 from mc_jax.kernels.selected_memories import read_selected, worth_selecting
 from mc_jax.memory.network import MlpNetwork, MlpWeights, linear_of
@@ -22,21 +22,17 @@ def xla(
     """See `deep_read`."""
     memories, tokens = weights.w1.shape[0], q.shape[1]
     visible = visible_memories(memories, tokens, segment_len, first_segment)
-    seen, stride = extent(memories, tokens, segment_len, first_segment)
+    seen, on_average = seen_memories(memories, tokens, segment_len, first_segment)
     weights = jax.tree.map(lambda w: w[:seen], weights)
 
     def read(weights: MlpWeights, x: Array) -> Array:
         return network.features(linear_of(weights, x.dtype), x)
 
-    if router is not None and worth_selecting(top_k, seen / 2 if stride else seen, tokens):
+    if router is not None and worth_selecting(top_k, on_average, tokens):
         y, own = read_selected(read, weights, router, visible, q, top_k)
         return y.astype(q.dtype), own
     own, gate = read_gates(router, visible, top_k, q.dtype)
     if not seen:
         return jnp.zeros_like(q), own
-
-    def add(y: Array, memory: tuple[MlpWeights, Array], x: Array) -> Array:
-        return y + memory[1] * read(memory[0], x)
-
-    y = sum_over_memories(add, (weights, gate[:seen]), q, stride)
+    y = sum_over_memories(read, weights, gate[:seen], q, segment_len, first_segment)
     return y.astype(q.dtype), own
