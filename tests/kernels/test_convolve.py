@@ -1,15 +1,16 @@
-"""The convolution on a GPU, step by step, against its parts in XLA."""
+"""The convolution in one pass, on a GPU step by step and on a CPU, against its parts in XLA."""
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from mc_jax.kernels.convolve import convolve
+from mc_jax.kernels.convolve import convolve, convolve_tiles
 from mc_jax.kernels.triton import no_triton, runs_triton
+from mc_jax.model import memory_layer
 from mc_jax.model.layers import NORMALISE_EPS, causal_conv, conv_rows, unit
 from mc_jax.model.token_blocks import tokens_first, tokens_last
 from tests.kernels.gpu import lowered, on_a_gpu
-from tests.kernels.reads import assert_close
+from tests.kernels.reads import TOLERANCE, assert_close
 
 
 def inputs(length: int, dtype=jnp.float32, head_dim: int = 32):
@@ -20,8 +21,8 @@ def inputs(length: int, dtype=jnp.float32, head_dim: int = 32):
     return kernel, x, weights
 
 
-def by_parts(kernel, x):
-    y = jax.nn.silu(conv_rows(kernel, x))
+def by_parts(kernel, x, tail=None):
+    y = jax.nn.silu(conv_rows(kernel, x, tail))
     return jnp.stack([*jnp.unstack(unit(y[:, :, :2]), axis=2), y[:, :, 2]])
 
 
@@ -39,11 +40,52 @@ def test_equals_its_parts(length):
     assert_close(run(on_kernel), run(by_parts), 2e-5)
 
 
-def test_a_token_that_is_zero_has_finite_gradients():
-    kernel, x, weights = inputs(40)
+def in_tiles(kernel, x, tail=None, tile=16):
+    made = convolve_tiles(kernel, x, tail, NORMALISE_EPS, tile)
+    return jnp.stack([tokens_first(y) for y in made])
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("with_tail", [False, True])
+@pytest.mark.parametrize("length", [16, 48])
+def test_tiles_equal_parts(length, with_tail, dtype):
+    """Of one tile and of several; the gradient of the tail, too."""
+    kernel, x, weights = inputs(length, dtype)
+    tail = jax.random.normal(jax.random.key(3), (2, 3, *x.shape[2:]), dtype)
+    args = (kernel, x, tail) if with_tail else (kernel, x)
+
+    def run(form, args):
+        y, back = jax.vjp(lambda *a: form(*a).astype(jnp.float32), *args)
+        return y, back(weights)
+
+    exact = jax.tree.map(lambda a: a.astype(jnp.float32), args)
+    assert_close(run(in_tiles, args), run(by_parts, exact), TOLERANCE[dtype])
+
+
+def test_the_model_takes_tiles_on_a_cpu(monkeypatch):
+    kernel, x, _ = inputs(64)
+    monkeypatch.setattr(memory_layer, "BLOCK_LEN", 32)
+    used = []
+    whole = memory_layer.convolve_tiles
+    monkeypatch.setattr(memory_layer, "convolve_tiles", lambda *a: used.append(1) or whole(*a))
+    made = jnp.stack(memory_layer.convolved(kernel, x, None, None))
+    assert used
+    assert_close(made, by_parts(kernel, x), 2e-5)
+    memory_layer.convolved(kernel, x[:, :33], None, None)
+    assert len(used) == 1, "a length that is no multiple of a tile goes the other way"
+
+
+@pytest.mark.parametrize("form", ["tiles", "gpu"])
+def test_a_token_that_is_zero_has_finite_gradients(form):
+    kernel, x, _ = inputs(48)
     x = x.at[:, :20].set(0)
-    dx = jax.grad(lambda x: jnp.sum(jnp.stack(convolve(kernel, x, NORMALISE_EPS, True))))(x)
-    assert jnp.all(jnp.isfinite(dx))
+
+    def total(x):
+        if form == "tiles":
+            return jnp.sum(in_tiles(kernel, x))
+        return jnp.sum(jnp.stack(convolve(kernel, x, NORMALISE_EPS, True)))
+
+    assert jnp.all(jnp.isfinite(jax.grad(total)(x)))
 
 
 @pytest.mark.parametrize("length", [5, 512])
