@@ -215,14 +215,19 @@ def prepare(args: argparse.Namespace, name: str, part: str, length: int) -> Comp
     """Compile one part of a model; no array is made."""
     import jax
 
-    config = model_config(args, name, jax.default_backend())
+    from mc_jax.training.step import compiler_options
+
+    backend = jax.default_backend()
+    config, options = model_config(args, name, backend), {}
     if part == "step":
         program, arguments = step_program(config, args, length)
+        options = compiler_options(backend)
     else:
         program, arguments = layer_program(config, args, length, gradient=part == "layer")
     donated = (0,) if part == "step" else ()
     shapes = jax.eval_shape(arguments)
-    compiled = jax.jit(program, donate_argnums=donated).lower(*shapes).compile()
+    lowered = jax.jit(program, donate_argnums=donated).lower(*shapes)
+    compiled = lowered.compile(compiler_options=options)
     memory = compiled.memory_analysis()
     assert memory is not None
     needed = (

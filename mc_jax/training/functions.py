@@ -11,7 +11,7 @@ from mc_jax.training.experiment import Experiment
 from mc_jax.training.optimizer import learning_rate, make_optimizer
 from mc_jax.training.sharding import Shardings
 from mc_jax.training.state import TrainState, initial_state
-from mc_jax.training.step import make_train_step
+from mc_jax.training.step import compiler_options, make_train_step
 from mc_jax.typing import Array, Int
 
 
@@ -59,7 +59,12 @@ def functions_of(
     )
     return Functions(
         jax.jit(initialise, out_shardings=places),
-        jax.jit(train_step, donate_argnums=0, out_shardings=(places, shardings.everywhere)),
+        jax.jit(
+            train_step,
+            donate_argnums=0,
+            out_shardings=(places, shardings.everywhere),
+            compiler_options=compiler_options(shardings.mesh.devices.flat[0].platform),
+        ),
         make_held_out(model, token_bytes, shardings),
         state,
     )

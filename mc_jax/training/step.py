@@ -103,6 +103,18 @@ def means(sums: Sums) -> Metrics:
     return metrics
 
 
+def compiler_options(platform: str) -> dict[str, str]:
+    """What XLA is told when it compiles a training step for a platform.
+
+    On a CPU only products go to its library of kernels (YNNPACK). The library's sums over many
+    tokens, such as the gradients of norms, take several times as long as XLA's own: a step of a
+    small model on one sequence of 32,768 tokens 1.25 times as long.
+    """
+    if platform != "cpu":
+        return {}
+    return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+
+
 def make_train_step(
     model: LanguageModel,
     optimizer: optax.GradientTransformation,
