@@ -1,7 +1,7 @@
 """The memories that a token's router scores best, and the gradients of their logits.
 
-Gradients reach few of the logits. In a tile of tokens at a time these are put where they belong
-among all of them, and an array of the gradients of all logits is never made.
+On a CPU a tile of tokens at a time is scored against all memories, and neither the logits of all
+memories nor their gradients are ever arrays in memory: of the gradients few are not 0.
 """
 
 import functools
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mc_jax.kernels.chips import on_cpu
+from mc_jax.kernels.in_place import map_in_place, scan_in_place
 from mc_jax.typing import Array, Bool, Float, Int
 
 # Tokens of a tile on a CPU, where it then stays in the cache; elsewhere one tile has all.
@@ -29,10 +30,16 @@ def best_memories(
     A token that sees fewer has -inf and memory number `memories` for the rest; of equal logits the
     older memory's comes first.
     """
-    # Transposed before anything is done to them, logits come out of their product so.
-    logits = (descriptors @ u.astype(descriptors.dtype)).T
-    best, memory = lax.top_k(jnp.where(visible.T, logits, -jnp.inf), top_k)
-    return best.T, jnp.where(best > -jnp.inf, memory, descriptors.shape[0]).T
+
+    def tile(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        u, visible = inputs
+        # Transposed before anything is done to them, logits come out of their product so.
+        logits = (descriptors @ u.astype(descriptors.dtype)).T
+        best, memory = lax.top_k(jnp.where(visible.T, logits, -jnp.inf), top_k)
+        return best.T, jnp.where(best > -jnp.inf, memory, descriptors.shape[0]).T
+
+    best, memory = map_in_place(tile, (_cut(u), _cut(visible)))
+    return _join(best, u.shape[1]), _join(memory, u.shape[1])
 
 
 def _forward(
@@ -44,26 +51,32 @@ def _forward(
 
 def _backward(top_k: int, saved: tuple, cotangents: tuple[Array, Array]) -> tuple:
     u, descriptors, memory = saved
-    memories, tokens = descriptors.shape[0], u.shape[1]
-    size = min(tokens, TILE) if on_cpu() else tokens
-
-    def cut(a: Array, fill: int) -> Array:
-        a = jnp.pad(a, ((0, 0), (0, -tokens % size)), constant_values=fill)
-        return a.reshape(a.shape[0], -1, size).swapaxes(0, 1)
+    every = jnp.arange(descriptors.shape[0])[:, None]
 
     def tile(of_descriptors: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         u, memory, of_best = inputs
-        every = jnp.arange(memories)[:, None]
         of_logits = sum(
             jnp.where(every == m, of_m, 0) for m, of_m in zip(memory, of_best, strict=True)
         )
         of_u = (descriptors.T @ of_logits).astype(u.dtype)
         return of_descriptors + of_logits @ u.T.astype(descriptors.dtype), of_u
 
-    tiles = cut(u, 0), cut(memory, memories), cut(cotangents[0], 0)
-    of_descriptors, of_u = lax.scan(tile, jnp.zeros_like(descriptors), tiles)
-    of_u = of_u.swapaxes(0, 1).reshape(u.shape[0], -1)[:, :tokens]
-    return of_u, of_descriptors, None
+    tiles = _cut(u), _cut(memory), _cut(cotangents[0])
+    of_descriptors, of_u = scan_in_place(tile, jnp.zeros_like(descriptors), tiles)
+    return _join(of_u, u.shape[1]), of_descriptors, None
 
 
 best_memories.defvjp(_forward, _backward)
+
+
+def _cut(columns: Array) -> Array:
+    """Tiles [tiles, rows, size] of [rows, tokens], the last filled up with zeros."""
+    rows, tokens = columns.shape
+    size = min(tokens, TILE) if on_cpu() else tokens
+    filled = jnp.pad(columns, ((0, 0), (0, -tokens % size)))
+    return filled.reshape(rows, -1, size).swapaxes(0, 1)
+
+
+def _join(tiles: Array, tokens: int) -> Array:
+    """The inverse of `_cut`."""
+    return tiles.swapaxes(0, 1).reshape(tiles.shape[1], -1)[:, :tokens]

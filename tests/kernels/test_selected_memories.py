@@ -140,6 +140,14 @@ def test_heads_and_sequences_by_vmap(monkeypatch):
     assert_close(read("xla"), read("reference"), TOLERANCE[jnp.float32])
 
 
+def test_many_pairs_are_sorted_as_few():
+    """With so many memories that a pair and its memory are more than one number holds."""
+    memory = jax.random.randint(jax.random.key(0), (300,), 0, 20)
+    few, many = (selected_memories._sorted(memory, n) for n in (20, 2**24))
+    assert_close(few, many, 0)
+    assert_close(few[1], jnp.argsort(memory), 0)
+
+
 @pytest.mark.parametrize("memories, selects", [(12, False), (127, True)])
 def test_few_memories_are_all_read(memories, selects, monkeypatch):
     monkeypatch.undo()

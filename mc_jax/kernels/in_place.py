@@ -1,0 +1,36 @@
+"""`lax.scan` for functions that are mapped by `jax.vmap`.
+
+`lax.scan` has its steps on the first axis, before those that `vmap` adds, and so transposes
+what it takes and gives. Here steps come after them, and nothing is moved.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def scan_in_place(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> Any:
+    """As `lax.scan(step, carry, xs)`."""
+
+    def at(index: Any) -> Any:
+        return jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, index, 0, keepdims=False), xs)
+
+    def body(index: Any, state: tuple[Any, Any]) -> tuple[Any, Any]:
+        carry, ys = state
+        carry, y = step(carry, at(index))
+        return carry, jax.tree.map(
+            lambda all_steps, one: lax.dynamic_update_index_in_dim(all_steps, one, index, 0), ys, y
+        )
+
+    steps = jax.tree.leaves(xs)[0].shape[0]
+    like = jax.eval_shape(lambda: step(carry, at(0))[1])
+    ys = jax.tree.map(lambda y: jnp.zeros((steps, *y.shape), y.dtype), like)
+    return lax.fori_loop(0, steps, body, (carry, ys))
+
+
+def map_in_place(function: Callable[[Any], Any], xs: Any) -> Any:
+    """As `lax.map(function, xs)`."""
+    return scan_in_place(lambda _, x: (None, function(x)), None, xs)[1]
