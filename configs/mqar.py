@@ -6,9 +6,9 @@
 
 The model reads up to 64 pairs of a key and a value and must name the value of every key that comes
 again. A fixed-size state does not hold them all; one layer with segments of 8 tokens, 4 pairs
-each, has to find the right cached memory. The README has the recall at 64 pairs by update rule and
-aggregation, the mean of three seeds; the sweep configs/sweeps/recall.py makes it. A run takes two
-to three minutes on two cores (Titans five), and `python eval.py --workdir=runs/mqar` evaluates it.
+each, has to find the right cached memory. docs/results.md has the recall by update rule and by how
+memories are read, of the sweep configs/sweeps/figure5.py. A run takes two to three minutes on two
+cores (Titans five), and `python eval.py --workdir=runs/mqar` evaluates it.
 """
 
 from configs import base
