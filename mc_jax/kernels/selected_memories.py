@@ -22,9 +22,10 @@ from mc_jax.typing import Array, Float, Int
 BLOCK = 128
 # Tokens of a tile that reads are gathered for.
 TILE = 256
-# Time of a read through a slot over that of a read by all tokens, forward and backward: measured on
-# a CPU at 1.6 to 2.6 for matrices and MLPs, heads of 64 and 128, 31 to 127 memories.
-COST = 2.5
+# Time of a read through a slot, routing included, over that of a read by all tokens, forward and
+# backward: on a CPU, with heads of 64, tokens that see 15 memories and read 4 take as long either
+# way, and those that see 64 two thirds as long through slots.
+COST = 3.5
 
 
 class Groups(NamedTuple):

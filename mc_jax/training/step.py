@@ -103,7 +103,7 @@ def means(sums: Sums) -> Metrics:
     return metrics
 
 
-def compiler_options(platform: str) -> dict[str, str]:
+def compiler_options(platform: str) -> dict[str, str | bool]:
     """What XLA is told when it compiles a training step for a platform.
 
     On a CPU only products go to its library of kernels (YNNPACK). The library's sums over many
