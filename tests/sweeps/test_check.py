@@ -152,7 +152,6 @@ def test_a_bad_file(tmp_path, text, message):
         ("figure5.py:linear,zoology", 6 * 6 * 6 * 4 * 5),
         ("table5.py", 2 * 7 * 3),
         ("table5.py:text", 2 * 7 * 3),
-        ("recall.py", (5 + 2) * 3),
         ("needles.py", 4 * 6 * 3),
     ],
 )
