@@ -10,8 +10,8 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from mc_jax.caching import memory_caching
 from mc_jax.caching.context import Context
-from mc_jax.kernels.chips import on_cpu, on_gpu
-from mc_jax.kernels.convolve import convolve, convolve_tiles
+from mc_jax.kernels.chips import on_gpu
+from mc_jax.kernels.convolve import convolve, convolve_tiles, worth_tiling
 from mc_jax.kernels.triton import no_triton, runs_triton
 from mc_jax.memory import DeepParams, NormParams
 from mc_jax.memory.network import accumulator
@@ -199,7 +199,7 @@ def convolved(
             q, k = jnp.unstack(unit(qkv[:, :, :2]), axis=2)
             return q, k, qkv[:, :, 2]
         # Tokens last until the core, which has them so too.
-        if on_cpu() and projected.shape[1] % BLOCK_LEN == 0 and kernel.shape[0] <= BLOCK_LEN:
+        if worth_tiling(projected.shape, kernel.shape[0], BLOCK_LEN):
             made = convolve_tiles(kernel, projected, tail, NORMALISE_EPS, BLOCK_LEN)
             q, k, v = map(tokens_first, made)
             return q, k, v

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mc_jax.kernels.convolve import convolve, convolve_tiles
+from mc_jax.kernels.convolve import convolve, convolve_tiles, tiled
 from mc_jax.kernels.triton import no_triton, runs_triton
 from mc_jax.model import memory_layer
 from mc_jax.model.layers import NORMALISE_EPS, causal_conv, conv_rows, unit
@@ -65,14 +65,17 @@ def test_tiles_equal_parts(length, with_tail, dtype):
 def test_the_model_takes_tiles_on_a_cpu(monkeypatch):
     kernel, x, _ = inputs(64)
     monkeypatch.setattr(memory_layer, "BLOCK_LEN", 32)
+    monkeypatch.setattr(tiled, "SMALLEST", x.size)
     used = []
     whole = memory_layer.convolve_tiles
     monkeypatch.setattr(memory_layer, "convolve_tiles", lambda *a: used.append(1) or whole(*a))
     made = jnp.stack(memory_layer.convolved(kernel, x, None, None))
     assert used
     assert_close(made, by_parts(kernel, x), 2e-5)
+    memory_layer.convolved(kernel, x[:, :32], None, None)
+    monkeypatch.setattr(tiled, "SMALLEST", 0)
     memory_layer.convolved(kernel, x[:, :33], None, None)
-    assert len(used) == 1, "a length that is no multiple of a tile goes the other way"
+    assert len(used) == 1, "few tokens, or no multiple of a tile, go the other way"
 
 
 @pytest.mark.parametrize("form", ["tiles", "gpu"])

@@ -6,14 +6,25 @@ projection leaves them, and out with tokens last as memories take them.
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mc_jax.kernels.chips import on_cpu
 from mc_jax.memory.network import accumulator
 from mc_jax.typing import Array, Float
+
+# Fewest numbers of a call: fewer stay in the caches as they are, and all cores share each pass.
+SMALLEST = 2**19
+
+
+def worth_tiling(shape: tuple[int, ...], width: int, tile: int) -> bool:
+    """Whether to convolve projected tokens of a shape in tiles, by a kernel of a width."""
+    divides = shape[1] % tile == 0 and width <= tile
+    return on_cpu() and divides and math.prod(shape) >= SMALLEST
 
 
 def convolve_tiles(
