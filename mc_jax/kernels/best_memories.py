@@ -10,12 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mc_jax.kernels.chips import on_cpu
-from mc_jax.kernels.in_place import map_in_place, scan_in_place
+from mc_jax.kernels.in_place import cut, join, map_in_place, scan_in_place
 from mc_jax.typing import Array, Bool, Float, Int
-
-# Tokens of a tile on a CPU, where it then stays in the cache; elsewhere one tile has all.
-TILE = 256
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -38,8 +34,8 @@ def best_memories(
         best, memory = lax.top_k(jnp.where(visible.T, logits, -jnp.inf), top_k)
         return best.T, jnp.where(best > -jnp.inf, memory, descriptors.shape[0]).T
 
-    best, memory = map_in_place(tile, (_cut(u), _cut(visible)))
-    return _join(best, u.shape[1]), _join(memory, u.shape[1])
+    best, memory = map_in_place(tile, (cut(u), cut(visible)))
+    return join(best, u.shape[1]), join(memory, u.shape[1])
 
 
 def _forward(
@@ -61,22 +57,9 @@ def _backward(top_k: int, saved: tuple, cotangents: tuple[Array, Array]) -> tupl
         of_u = (descriptors.T @ of_logits).astype(u.dtype)
         return of_descriptors + of_logits @ u.T.astype(descriptors.dtype), of_u
 
-    tiles = _cut(u), _cut(memory), _cut(cotangents[0])
+    tiles = cut(u), cut(memory), cut(cotangents[0])
     of_descriptors, of_u = scan_in_place(tile, jnp.zeros_like(descriptors), tiles)
-    return _join(of_u, u.shape[1]), of_descriptors, None
+    return join(of_u, u.shape[1]), of_descriptors, None
 
 
 best_memories.defvjp(_forward, _backward)
-
-
-def _cut(columns: Array) -> Array:
-    """Tiles [tiles, rows, size] of [rows, tokens], the last filled up with zeros."""
-    rows, tokens = columns.shape
-    size = min(tokens, TILE) if on_cpu() else tokens
-    filled = jnp.pad(columns, ((0, 0), (0, -tokens % size)))
-    return filled.reshape(rows, -1, size).swapaxes(0, 1)
-
-
-def _join(tiles: Array, tokens: int) -> Array:
-    """The inverse of `_cut`."""
-    return tiles.swapaxes(0, 1).reshape(tiles.shape[1], -1)[:, :tokens]

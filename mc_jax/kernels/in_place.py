@@ -1,4 +1,4 @@
-"""`lax.scan` for functions that are mapped by `jax.vmap`.
+"""Loops over tiles of tokens, for functions that are mapped by `jax.vmap`.
 
 `lax.scan` has its steps on the first axis, before those that `vmap` adds, and so transposes
 what it takes and gives. Here steps come after them, and nothing is moved.
@@ -10,6 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from mc_jax.kernels.chips import on_cpu
+from mc_jax.typing import Array
+
+# Tokens of a tile on a CPU, where it then stays in the cache; elsewhere one tile has all.
+TILE = 256
 
 
 def scan_in_place(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: Any) -> Any:
@@ -34,3 +40,16 @@ def scan_in_place(step: Callable[[Any, Any], tuple[Any, Any]], carry: Any, xs: A
 def map_in_place(function: Callable[[Any], Any], xs: Any) -> Any:
     """As `lax.map(function, xs)`."""
     return scan_in_place(lambda _, x: (None, function(x)), None, xs)[1]
+
+
+def cut(columns: Array) -> Array:
+    """Tiles [tiles, rows, size] of [rows, tokens], the last filled up with zeros."""
+    rows, tokens = columns.shape
+    size = min(tokens, TILE) if on_cpu() else tokens
+    filled = jnp.pad(columns, ((0, 0), (0, -tokens % size)))
+    return filled.reshape(rows, -1, size).swapaxes(0, 1)
+
+
+def join(tiles: Array, tokens: int) -> Array:
+    """The inverse of `cut`."""
+    return tiles.swapaxes(0, 1).reshape(tiles.shape[1], -1)[:, :tokens]

@@ -14,14 +14,12 @@ from jax import lax
 from mc_jax.kernels.causal_tiles import Pull, Read, pull_through
 from mc_jax.kernels.chips import on_cpu
 from mc_jax.kernels.gates import Router, Scores, selected_gates
-from mc_jax.kernels.in_place import map_in_place, scan_in_place
+from mc_jax.kernels.in_place import cut, map_in_place, scan_in_place
 from mc_jax.memory.network import accumulator
 from mc_jax.typing import Array, Float, Int
 
 # Slots of a block: as many as keep a product busy; each memory leaves half of one empty.
 BLOCK = 128
-# Tokens of a tile that reads are gathered for.
-TILE = 256
 # Time of a read through a slot, routing included, over that of a read by all tokens, forward and
 # backward: on a CPU, with heads of 64, tokens that see 15 memories and read 4 take as long either
 # way, and those that see 64 two thirds as long through slots.
@@ -197,20 +195,14 @@ def _sum_of_slots(
 ) -> Float[Array, "width tokens"]:
     """`sum_k scale_kt rows[slot_of_kt]`, a tile of tokens at a time.
 
-    With all tokens at once XLA would gather column by column, in one loop with what follows.
+    With all tokens at once a CPU would gather column by column, in one loop with what follows.
     """
-    top_k, tokens = slot_of.shape
-    tiles = -(-tokens // TILE)
-
-    def cut(a: Array, fill: int) -> Array:
-        a = jnp.pad(a, ((0, 0), (0, tiles * TILE - tokens)), constant_values=fill)
-        return a.reshape(top_k, tiles, TILE).swapaxes(0, 1)
 
     def tile(parts: tuple[Array, Array]) -> Array:
         return sum(s[:, None] * _take(rows, at) for at, s in zip(*parts, strict=True))
 
-    found = map_in_place(tile, (cut(slot_of, rows.shape[0]), cut(scale, 0)))
-    return found.reshape(tiles * TILE, -1)[:tokens].T
+    found = map_in_place(tile, (cut(slot_of), cut(scale)))
+    return found.reshape(-1, rows.shape[1])[: slot_of.shape[1]].T
 
 
 def _take(rows: Array, index: Array) -> Array:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mc_jax.kernels import best_memories, selected_memories
+from mc_jax.kernels import in_place, selected_memories
 from mc_jax.kernels.deep_read import deep_read
 from mc_jax.kernels.gates import Router, Scores
 from mc_jax.kernels.linear_read import linear_read
@@ -19,8 +19,7 @@ DEEP = {"activation": "gelu", "mem_norm": "layer"}
 def small_groups(monkeypatch):
     """Always select, with blocks that the cases fill several of."""
     monkeypatch.setattr(selected_memories, "BLOCK", 4)
-    monkeypatch.setattr(selected_memories, "TILE", 8)
-    monkeypatch.setattr(best_memories, "TILE", 8)
+    monkeypatch.setattr(in_place, "TILE", 8)
     monkeypatch.setattr(selected_memories, "COST", 0)
 
 
@@ -69,7 +68,7 @@ def test_equal_to_reading_all(deep, tokens, memories, segment_len, top_k, monkey
 @pytest.mark.parametrize("deep", [False, True])
 def test_all_blocks_at_once(deep, monkeypatch):
     """As on other devices than a CPU."""
-    for module in (selected_memories, best_memories):
+    for module in (selected_memories, in_place):
         monkeypatch.setattr(module, "on_cpu", lambda: False)
     compare(arguments(0, 61, 12, deep), monkeypatch, segment_len=5, top_k=3)
 
