@@ -22,6 +22,9 @@ _REGION = re.compile(r"Start(?:/End empty)? region (\d+)")
 _SCALAR = re.compile(r"%(\w+) = inlined_call_operand\.<no memory space>")
 _CORE = re.compile(r"= sld (\[smem:\[#\w+\])\] /\* core id \*/")
 
+# Where a run keeps what arrays in scalar memory hold.
+_ARRAYS = "arrays"
+
 # Bundles that still run after one that branches.
 DELAY_SLOTS = 4
 
@@ -153,6 +156,17 @@ def _move(name: Any, value: Operand, guard: Operand | None) -> Step:
     return step
 
 
+def _load(name: str, place: tuple[str, str]) -> Step:
+    """A load; what an index picks from an array is what `count` was told of arrays."""
+    array = "%" in place[1]
+
+    def step(values: dict, from_loop: bool) -> None:
+        found = values.get(place)
+        values[name] = values[_ARRAYS]() if found is None and array else found
+
+    return step
+
+
 def _phi(name: str, first: Operand, again: Operand) -> Step:
     def step(values: dict, from_loop: bool) -> None:
         values[name] = (again if from_loop else first)(values)
@@ -178,7 +192,7 @@ def _instruction(text: str) -> Step | Branch | None:
         place = ("smem", parts[0].rpartition("]")[0])
         if kind == "sst":
             return _move(place, _operand(parts[0].rpartition("]")[2]), guard)
-        return _move(name, lambda values: values.get(place), None)
+        return _load(name, place)
     if not name or name[0] not in "sp":
         return None
     if kind in ("sphi", "pphi"):
@@ -263,19 +277,24 @@ class Cost(NamedTuple):
     bundles: int
 
 
-def count(text: str, scalars: int = 0, core: int = 0) -> Cost:
+def count(
+    text: str, scalars: int = 0, core: int = 0, arrays: Callable[[], int | None] = lambda: None
+) -> Cost:
     """Cost of a kernel.
 
     Args:
       text: its final bundles.
       scalars: value of its scalar operands.
       core: the core that runs it, on a chip with several.
+      arrays: called for every number that is read from an array in scalar memory; None where it
+        is not known.
 
     Raises:
-      UnknownBranch: a branch depends on vectors or on arrays in scalar memory.
+      UnknownBranch: a branch depends on vectors, or on arrays that are not known.
     """
     bundles, regions, operands, core_ids = parse(text)
     values: dict = dict.fromkeys(operands, scalars) | dict.fromkeys(core_ids, core)
+    values[_ARRAYS] = arrays
     at, back, cycles = 0, False, 0
     pending: list[int] = []  # bundles before a branch is taken, and where to
     while at < len(bundles):

@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.pallas import tpu as pltpu
 
 HEADS, LENGTH, HEAD_DIM, SEGMENT_LEN = 8, 16384, 128, 256
@@ -19,15 +21,19 @@ class Kernel:
 
     Attributes:
       build: from the chip to a function and its arguments' shapes.
-      pallas: what the names of its Pallas kernels contain.
+      pallas: what the names of its Pallas kernels contain; none for a program that is XLA's alone.
       flops: useful floating-point operations.
       bytes: HBM traffic with every array moved once.
+      share: the part of the counted time that the work takes.
+      arrays: gives what the kernel finds in arrays of scalar memory, where it branches on them.
     """
 
     build: Callable[[pltpu.TpuInfo], tuple[Callable, tuple]]
     pallas: tuple[str, ...]
     flops: int
     bytes: int
+    share: float = 1.0
+    arrays: Callable[[], int | None] = lambda: None
 
 
 def shape(*sizes: int, dtype: Any = jnp.bfloat16) -> Any:
@@ -83,6 +89,7 @@ def deep_read(
     backward: bool,
     mem_norm: str = "layer",
     length: int = LENGTH,
+    top_k: int | None = None,
     blocks: Blocks | None = None,
 ) -> Kernel:
     from mc_jax.kernels.chips import this_chip
@@ -101,7 +108,7 @@ def deep_read(
     )
     one = jax.tree.map(lambda x: shape(*x.shape[1:], dtype=x.dtype), (tokens, weights, router))
     q, memory, scored = one
-    call = call_of(q, memory, scored, "gelu", mem_norm, SEGMENT_LEN, None)
+    call = call_of(q, memory, scored, "gelu", mem_norm, SEGMENT_LEN, top_k)
     args: tuple = (tokens, router, weights)
     if backward:
         args += (tokens, tokens, shape(HEADS, 1, length, dtype=jnp.float32))
@@ -118,9 +125,33 @@ def deep_read(
 
         return run, (shape(1, dtype=jnp.int32), *args)
 
-    cost = (backward_cost if backward else forward_cost)(call, default_config(call, this_chip()))
+    config = default_config(call, this_chip())
+    assert config is not None
+    config = dataclasses.replace(config, **blocks or {})
+    cost = (backward_cost if backward else forward_cost)(call, config)
     name = "deep_read_backward" if backward else "deep_read_forward"
-    return Kernel(build, (name,), HEADS * cost.flops, HEADS * cost.hbm_bytes)
+    return Kernel(
+        *(build, (name,), HEADS * cost.flops, HEADS * cost.hbm_bytes),
+        arrays=selections(length, config.tokens, top_k) if top_k else lambda: None,
+    )
+
+
+def selections(length: int, block: int, top_k: int) -> Callable[[], int]:
+    """How many tokens of a block selected a memory, in random order, if all are equally likely."""
+    random = np.random.default_rng(0)
+    segments = block // SEGMENT_LEN
+    found: list[int] = []
+    for first in range(0, length // SEGMENT_LEN, segments):
+        # Of every segment of the block, how many tokens selected each of the memories it sees.
+        chosen = [
+            np.append(
+                random.binomial(SEGMENT_LEN, min(1, top_k / max(seen, 1)), seen),
+                np.zeros(first + segments - 1 - seen, int),
+            )
+            for seen in range(first, first + segments)
+        ]
+        found += np.sum(chosen, axis=0).tolist()
+    return itertools.cycle(random.permutation(found).tolist()).__next__
 
 
 def deep_write(
@@ -128,6 +159,7 @@ def deep_write(
     rule: str = "titans",
     head_dim: int = HEAD_DIM,
     chunk_len: int = 64,
+    implementation: str = "pallas",
     blocks: Blocks | None = None,
 ) -> Kernel:
     """With the memory norm, independent segments; the backward pass needs the forward one first."""
@@ -159,6 +191,7 @@ def deep_write(
         config = default_config(call, chip)
         assert config is not None
         config = dataclasses.replace(config, **blocks or {})
+        chosen = config if implementation == "pallas" else None
 
         def run(params, q, k, v, steps):
             return write(
@@ -171,8 +204,8 @@ def deep_write(
                 segment_len=SEGMENT_LEN,
                 chunk_len=chunk_len,
                 ends_dtype=dtype,
-                implementation="pallas",
-                config=config,
+                implementation=implementation,
+                config=chosen,
             )
 
         def gradient(*args):
@@ -185,7 +218,8 @@ def deep_write(
     assert config is not None
     cost = (backward_cost if backward else forward_cost)(call, config)
     name = "deep_write_backward" if backward else "deep_write"
-    return Kernel(build, (name,), cost.flops, cost.hbm_bytes)
+    names = (name,) if implementation == "pallas" else ()
+    return Kernel(build, names, cost.flops, cost.hbm_bytes)
 
 
 def flash_attention(backward: bool, block: int) -> Kernel:
@@ -208,14 +242,47 @@ def flash_attention(backward: bool, block: int) -> Kernel:
 
     run = jax.grad(loss, argnums=(0, 1, 2)) if backward else attend
     pallas = ("flash_mha_bwd_dkv", "flash_mha_bwd_dq") if backward else ("flash_attention",)
+    return Kernel(lambda chip: (run, (x, x, x)), pallas, *attention_cost(backward))
+
+
+def attention_cost(backward: bool) -> tuple[int, int]:
+    """FLOPs and bytes of causal attention."""
     pairs = HEADS * LENGTH * (LENGTH + 1) // 2
-    products = 5 if backward else 2
-    arrays = 8 if backward else 4
+    products, arrays = (5, 8) if backward else (2, 4)
+    return products * 2 * pairs * HEAD_DIM, arrays * 2 * HEADS * LENGTH * HEAD_DIM
+
+
+def splash_attention(backward: bool, block: int) -> Kernel:
+    """JAX's attention with a mask that is an array, with its fused backward kernel.
+
+    What its kernel branches on is that array. Compiled is the mask that lets everything through,
+    of whose blocks a causal one keeps those on and below the diagonal; masking the diagonal is
+    left out, in its favour.
+    """
+    from jax.experimental.pallas.ops.tpu import splash_attention as splash
+
+    x = shape(HEADS, LENGTH, HEAD_DIM)
+    sizes = splash.BlockSizes(
+        *(block, block, block),
+        *(block, block, block),
+        use_fused_bwd_kernel=True,
+    )
+    mask = splash.MultiHeadMask([splash.FullMask((LENGTH, LENGTH))] * HEADS)
+
+    attend = splash.make_splash_mha_single_device(mask, block_sizes=sizes)
+
+    def loss(*args: jax.Array) -> jax.Array:
+        return jnp.sum(attend(*args).astype(jnp.float32))
+
+    run = jax.grad(loss, argnums=(0, 1, 2)) if backward else attend
+    side = LENGTH // block
     return Kernel(
         lambda chip: (run, (x, x, x)),
-        pallas,
-        products * 2 * pairs * HEAD_DIM,
-        arrays * 2 * HEADS * LENGTH * HEAD_DIM,
+        ("splash_mha_dkv" if backward else "splash_mha_fwd",),
+        *attention_cost(backward),
+        share=(side + 1) / (2 * side),
+        # Four blocks to a word, each of them marked as one that needs no mask.
+        arrays=lambda: 0x02020202,
     )
 
 
@@ -238,14 +305,24 @@ KERNELS: dict[str, Callable[..., Kernel]] = {
     "deep_read grm backward": part(deep_read, True),
     "deep_read grm forward, no norm": part(deep_read, False, "none"),
     "deep_read grm backward, no norm": part(deep_read, True, "none"),
+    "deep_read ssc forward, no norm": part(deep_read, False, "none", top_k=4),
+    "deep_read ssc backward, no norm": part(deep_read, True, "none", top_k=4),
+    "deep_read grm forward, no norm, N 32": part(deep_read, False, "none", LENGTH // 2),
+    "deep_read ssc forward, no norm, N 32": part(deep_read, False, "none", LENGTH // 2, 4),
     "deep_write titans forward": part(deep_write, False),
     "deep_write titans backward": part(deep_write, True),
     "deep_write titans forward, d 256, b 128": part(deep_write, False, "titans", 256, 128),
     "deep_write titans backward, d 256, b 128": part(deep_write, True, "titans", 256, 128),
     "deep_write dla forward": part(deep_write, False, "dla"),
     "deep_write dla backward": part(deep_write, True, "dla"),
+    "XLA's scan of titans forward": part(deep_write, False, implementation="xla"),
+    "XLA's scan of titans backward": part(deep_write, True, implementation="xla"),
     "flash attention forward, blocks of 512": part(flash_attention, False, 512),
     "flash attention backward, blocks of 512": part(flash_attention, True, 512),
     "flash attention forward, blocks of 1024": part(flash_attention, False, 1024),
     "flash attention backward, blocks of 1024": part(flash_attention, True, 1024),
+    "splash attention forward, blocks of 512": part(splash_attention, False, 512),
+    "splash attention backward, blocks of 512": part(splash_attention, True, 512),
+    "splash attention forward, blocks of 1024": part(splash_attention, False, 1024),
+    "splash attention backward, blocks of 1024": part(splash_attention, True, 1024),
 }

@@ -7,7 +7,8 @@ libtpu's compiler runs anywhere. It writes down every instruction bundle of a ke
 `benchmarks.llo` counts how often each runs, which over the clock is the static time. Waiting for
 HBM is not in it: it stands apart as the time of moving every array once. Per cent of peak is the
 useful FLOPs over the static time and the chip's peak. Temporaries are the HBM that the whole
-program needs beside its arguments and results.
+program needs beside its arguments and results. Of a program without kernels, such as XLA's scan,
+the time is the compiler's own estimate, waiting included (`benchmarks.xla_cycles`).
 """
 
 import argparse
@@ -15,9 +16,11 @@ import glob
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 
 from benchmarks import common
 
@@ -54,20 +57,33 @@ def compile_one(name: str, chip: str, blocks: dict[str, int]) -> None:
     from jax.experimental.pallas import tpu as pltpu
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+    from benchmarks import xla_cycles
     from benchmarks.tpu_kernels import KERNELS
 
+    # Made before the mesh is set, since splash attention puts its mask on a device.
+    kernel = KERNELS[name](**({"blocks": blocks} if blocks else {}))
     topology = topologies.get_topology_desc(platform="tpu", topology_name=TOPOLOGIES[chip])
     mesh = Mesh(np.array(topology.devices[:1]), ("x",))
     with jax.set_mesh(mesh):
-        options = {"blocks": blocks} if blocks else {}
-        run, args = KERNELS[name](**options).build(pltpu.get_tpu_info())
+        run, args = kernel.build(pltpu.get_tpu_info())
         sharding = NamedSharding(mesh, PartitionSpec())
         args = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), args
         )
-        memory = jax.jit(run).lower(*args).compile().memory_analysis()
-    assert memory is not None
-    print(json.dumps({"temporaries": memory.temp_size_in_bytes}))
+        program = jax.jit(run).lower(*args).compile()
+    memory, text = program.memory_analysis(), program.as_text()
+    assert memory is not None and text is not None
+    used = [int(size) for line in text.splitlines() for size in _kernel_vmem(line)]
+    facts = {"temporaries": memory.temp_size_in_bytes, "vmem": max(used, default=0)}
+    print(json.dumps(facts if kernel.pallas else facts | {"cycles": xla_cycles.cycles(text)}))
+
+
+def _kernel_vmem(line: str) -> list[str]:
+    """Bytes of vector memory that a Pallas kernel uses, if a line of a program is one."""
+    if 'custom_call_target="tpu_custom_call"' not in line:
+        return []
+    used = line.partition('"used_scoped_memory_configs":')[2].partition("]")[0]
+    return re.findall(r'"memory_space":"1","offset":"\d+","size":"(\d+)"', used)
 
 
 def measure(name: str, chip: str, blocks: dict[str, int] | None = None) -> dict:
@@ -81,10 +97,9 @@ def measure(name: str, chip: str, blocks: dict[str, int] | None = None) -> dict:
     Raises:
       CompileError: a kernel that does not compile.
     """
-    from benchmarks import llo
     from benchmarks.tpu_kernels import KERNELS
 
-    kernel = KERNELS[name]()
+    kernel = KERNELS[name](**({"blocks": blocks} if blocks else {}))
     clock, peak, bandwidth = CHIPS[chip]
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {
@@ -100,18 +115,11 @@ def measure(name: str, chip: str, blocks: dict[str, int] | None = None) -> dict:
         )
         if child.returncode:
             raise CompileError(f"{name} does not compile for {chip}:\n{child.stderr[-3000:]}")
-        cycles = 0.0
-        for part in kernel.pallas:
-            paths = glob.glob(f"{folder}/*{part}*-final_bundles.txt")
-            paths = [path for path in paths if "schedule-analysis" not in path]
-            if len(paths) != 1:
-                raise SystemExit(f"{name}: {len(paths)} kernels are called {part!r}, expected 1")
-            with open(paths[0]) as text:
-                try:
-                    cycles += llo.count(text.read()).cycles
-                except llo.UnknownBranch:
-                    cycles = float("nan")  # not guessed
-    static = cycles / clock
+        facts = json.loads(child.stdout.splitlines()[-1])
+        counted = facts.pop("cycles", None)
+        if counted is None:
+            counted = sum(kernel_cycles(folder, part, kernel.arrays) for part in kernel.pallas)
+    static = kernel.share * counted / clock
     return {
         "kernel": name,
         "chip": chip,
@@ -121,8 +129,29 @@ def measure(name: str, chip: str, blocks: dict[str, int] | None = None) -> dict:
         "static_ms": 1e3 * static,
         "hbm_ms": 1e3 * kernel.bytes / bandwidth,
         "percent_of_peak": 100 * kernel.flops / peak / static,
-        **json.loads(child.stdout.splitlines()[-1]),
+        **facts,
     }
+
+
+def kernel_cycles(folder: str, name: str, arrays: Callable[[], int | None]) -> float:
+    """Cycles of the one kernel in a folder of dumps whose name contains `name`.
+
+    Args:
+      folder: what libtpu wrote.
+      name: of the kernel.
+      arrays: as of `benchmarks.llo.count`.
+    """
+    from benchmarks import llo
+
+    paths = glob.glob(f"{folder}/*{name}*-final_bundles.txt")
+    paths = [path for path in paths if "schedule-analysis" not in path]
+    if len(paths) != 1:
+        raise SystemExit(f"found {len(paths)} kernels called {name!r}, expected 1")
+    with open(paths[0]) as text:
+        try:
+            return llo.count(text.read(), arrays=arrays).cycles
+        except llo.UnknownBranch:
+            return float("nan")  # not guessed
 
 
 def main() -> None:
@@ -137,7 +166,7 @@ def main() -> None:
     names = [n for n in KERNELS if not args.names or any(n.startswith(p) for p in args.names)]
     if not names:
         raise SystemExit(f"names: found {args.names}, allowed: beginnings of {list(KERNELS)}")
-    print(f"{'kernel':42} chip  GFLOP  HBM MB  temp MB  limit ms  static ms  HBM ms  % of peak")
+    print(f"{'':48}GFLOP  HBM MB  temp MB  VMEM MB  limit ms  static ms  HBM ms  % of peak")
     results = []
     for name in names:
         for chip in args.chips:
@@ -148,8 +177,8 @@ def main() -> None:
             results.append(row)
             print(
                 f"{name:42} {chip:4} {row['gflop']:6.0f} {row['hbm_mb']:7.0f} "
-                f"{row['temporaries'] / 1e6:8.1f} {row['limit_ms']:9.3f} {row['static_ms']:10.3f} "
-                f"{row['hbm_ms']:7.3f} {row['percent_of_peak']:10.0f}",
+                f"{row['temporaries'] / 1e6:8.1f} {row['vmem'] / 1e6:8.1f} {row['limit_ms']:9.3f} "
+                f"{row['static_ms']:10.3f} {row['hbm_ms']:7.3f} {row['percent_of_peak']:10.0f}",
                 flush=True,
             )
     whole = not args.names and args.chips == list(CHIPS)

@@ -60,3 +60,15 @@ def test_the_high_word_of_a_product_divides_by_a_constant():
 def test_a_branch_on_a_vector_is_an_error_not_a_guess():
     with pytest.raises(llo.UnknownBranch, match="region8"):
         llo.count(PROGRAM.replace("scmp.eq.s32.totalorder %s5_s4, 0", "vmand.all %v7"))
+
+
+def test_what_arrays_hold_is_asked_for_once_a_load():
+    """The number of turns from an array, and that of a place which something wrote."""
+    indexed = PROGRAM.replace("sld [smem:[#allocation5]]", "sld [smem:[#allocation5 + %s5_s4]]")
+    assert indexed != PROGRAM
+    with pytest.raises(llo.UnknownBranch, match="region7"):
+        llo.count(indexed)
+    found = iter([2] * 7)
+    assert llo.count(indexed, arrays=lambda: next(found)) == llo.count(PROGRAM, scalars=2)
+    assert next(found, None) is None
+    assert llo.count(PROGRAM, arrays=lambda: 2) == llo.count(PROGRAM)

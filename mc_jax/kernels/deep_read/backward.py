@@ -98,8 +98,8 @@ def _kernel(call: Call, config: Config, first, inputs, outputs, scratch) -> None
         store_ranks(seen.most, gates, *ranked)
         wide[: call.head_dim] = q_ref[...]
         wide[call.head_dim : 2 * call.head_dim] = dy_ref[...]
-        sizes = config.slots_backward, 1
-        each_selected(call, config, first[0], block, here, ranked, *sizes, read, read_columns)
+        slots = config.slots_backward
+        each_selected(call, config, first[0], block, here, ranked, slots, read, read_columns)
     else:
         each_read(call, config, first[0], block, here, 1, read)
     dq_ref[...] = dq[...].astype(dq_ref.dtype)

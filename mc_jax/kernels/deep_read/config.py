@@ -19,6 +19,8 @@ MOST_HIDDEN = 1024 * 512
 NARROW_GENERATION = 6
 # Share of a read's multiplications below which gathering columns is faster, being less efficient.
 WORTH_GATHERING, WORTH_GATHERING_BACKWARD = 0.75, 1.0
+# The same forward where a matrix unit is wider than a head, which gathering cannot fill.
+WORTH_GATHERING_WIDE = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Config:
         do not see is read by the parts that do.
       resident: memories in VMEM at a time in the forward kernel; all, or a multiple of 8.
       resident_backward: the same in the backward kernel.
-      group: memories that the forward kernel reads side by side to hide latencies, a power of two.
+      group: memories that the forward kernel reads side by side to hide latencies, a power of two;
+        one at a time where their tokens are gathered.
       slots: columns that a block's tokens which selected a memory are gathered into in the forward
         kernel, a multiple of 128, for top-k reads; None evaluates a memory for all that see it.
       slots_backward: the same in the backward kernel.
@@ -145,9 +148,11 @@ def default_config(call: Call, chip: pltpu.TpuInfo) -> Config | None:
     # A memory is seen by half of the tokens, and its last columns are half empty.
     columns = 2 * block * call.top_k / call.memories + LANES / 2
     share = columns * config.column_share(call)
+    wide = chip.mxu_column_size > call.head_dim
+    worth = WORTH_GATHERING_WIDE if wide else WORTH_GATHERING
     return dataclasses.replace(
         config,
-        slots=LANES if share < WORTH_GATHERING else None,
+        slots=LANES if share < worth else None,
         slots_backward=LANES if share < WORTH_GATHERING_BACKWARD else None,
     )
 

@@ -85,8 +85,8 @@ def _kernel(call: Call, config: Config, first, inputs, outputs, scratch) -> None
 
     here = (stack, config.resident)
     if ranked:
-        sizes = config.slots, config.group
-        each_selected(call, config, first[0], block, here, ranked, *sizes, read, read_columns)
+        slots = config.slots
+        each_selected(call, config, first[0], block, here, ranked, slots, read, read_columns)
     else:
         each_read(call, config, first[0], block, here, config.group, read)
 

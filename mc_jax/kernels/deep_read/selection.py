@@ -5,7 +5,6 @@ read is scattered back by its transpose: matrix units do in VMEM what sorting to
 grouped product would do by way of HBM.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +14,7 @@ from jax.experimental import pallas as pl
 
 from mc_jax.kernels.deep_read.config import Call, Config
 from mc_jax.kernels.reading import of_stack, seen_by
-from mc_jax.kernels.tiles import LANES, contract, each_group
+from mc_jax.kernels.tiles import LANES, contract
 from mc_jax.typing import Array
 
 F32 = jnp.float32
@@ -55,7 +54,6 @@ def each_selected(
     stack: tuple[Array, int],
     ranked: tuple[Any, Any],
     slots: int,
-    group: int,
     read: Callable[[Array, Array, pl.Slice], None],
     read_columns: Callable[[Array, Array, Array], None],
 ) -> None:
@@ -69,7 +67,6 @@ def each_selected(
       stack: index of the stack of memories and their number.
       ranked: ranks and counts.
       slots: columns of one product.
-      group: memories that are read side by side.
       read: is given the memory's place in the stack, its index, and tokens of the block.
       read_columns: is given place and index, and the tokens of each column [slots, tokens], ones
         among zeros.
@@ -80,24 +77,19 @@ def each_selected(
     # More columns than these cost as much as the whole block.
     most_tiles = int(1 / (slots * config.column_share(call)))
 
-    def visit(place: Array, size: int) -> None:
-        places = [place + i for i in range(size)]
-        memories = [start + place for place in places]
-        most = functools.reduce(jnp.maximum, [counts[memory] for memory in memories])
-        tiles = lax.div(most + slots - 1, slots)
+    @pl.loop(0, of_stack(seen.most, *stack))
+    def _(place: Array) -> None:
+        memory = start + place
+        tiles = lax.div(counts[memory] + slots - 1, slots)
         few = tiles <= most_tiles
 
         @pl.loop(0, jnp.where(few, tiles, 0))
         def _(tile: Array) -> None:
             column = (lax.broadcasted_iota(jnp.int32, (slots, 1), 0) + tile * slots).astype(F32)
-            for place, memory in zip(places, memories, strict=True):
-                ones = jnp.where(ranks[pl.ds(memory, 1), :] == column, 1.0, 0.0)
-                read_columns(place, memory, ones.astype(call.dtype))
+            ones = jnp.where(ranks[pl.ds(memory, 1), :] == column, 1.0, 0.0)
+            read_columns(place, memory, ones.astype(call.dtype))
 
         @pl.loop(0, jnp.where(few, 0, config.tokens // config.part))
         def _(part: Array) -> None:
             tokens = pl.ds(pl.multiple_of(part * config.part, config.part), config.part)
-            for place, memory in zip(places, memories, strict=True):
-                read(place, memory, tokens)
-
-    each_group(of_stack(seen.most, *stack), group, visit)
+            read(place, memory, tokens)
