@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mc_jax.kernels.chips import on_gpu
+from mc_jax.kernels.chips import on_cpu
 from mc_jax.typing import Array, Float
 
 # The ones of a longer segment would cost more than they spare.
@@ -22,7 +22,7 @@ def running_sums(
     On a GPU a product with ones, which takes one pass over memory; float32 sums of what is bfloat16
     are the same either way.
     """
-    product = on_gpu() and x.shape[-1] <= MOST_TOKENS
+    product = not on_cpu() and x.shape[-1] <= MOST_TOKENS
     return _products(dtype, x) if product else jnp.cumsum(x.astype(dtype), -1)
 
 
