@@ -222,6 +222,48 @@ def deep_write(
     return Kernel(build, names, cost.flops, cost.hbm_bytes)
 
 
+def linear_write(
+    backward: bool,
+    write_mode: str = "independent",
+    segment_len: int = SEGMENT_LEN,
+    implementation: str = "pallas",
+    blocks: Blocks | None = None,
+) -> Kernel:
+    """The backward pass needs the forward one first."""
+    from mc_jax.kernels.chips import this_chip
+    from mc_jax.kernels.linear_write import Call, default_config, flops, hbm_bytes
+    from mc_jax.kernels.linear_write import linear_write as write
+
+    tokens, line = shape(HEADS, LENGTH, HEAD_DIM), shape(HEADS, LENGTH, dtype=jnp.float32)
+    independent, dtype = write_mode == "independent", jnp.dtype(jnp.bfloat16)
+    call = Call(HEADS, LENGTH, HEAD_DIM, segment_len, independent, dtype)
+
+    def build(chip: pltpu.TpuInfo) -> tuple[Callable, tuple]:
+        config = default_config(call, chip)
+        assert config is not None
+        config = dataclasses.replace(config, **blocks or {})
+        run = functools.partial(
+            write,
+            segment_len=segment_len,
+            write_mode=write_mode,
+            implementation=implementation,
+            config=config if implementation == "pallas" else None,
+        )
+
+        def gradient(*args: jax.Array) -> Any:
+            outputs, back = jax.vjp(run, *args)
+            return back(outputs)
+
+        return gradient if backward else run, (tokens, tokens, tokens, line)
+
+    config = default_config(call, this_chip())
+    assert config is not None
+    config = dataclasses.replace(config, **blocks or {})
+    name = "linear_write_backward" if backward else "linear_write_forward"
+    names = (name,) if implementation == "pallas" else ()
+    return Kernel(build, names, flops(call, config, backward), hbm_bytes(call, config, backward))
+
+
 def flash_attention(backward: bool, block: int) -> Kernel:
     """JAX's own causal attention over the same tokens; both directions of one are compiled."""
     from jax.experimental.pallas.ops.tpu import flash_attention as flash
@@ -301,6 +343,10 @@ KERNELS: dict[str, Callable[..., Kernel]] = {
     "linear_read grm backward, d 64": part(linear_read, True, head_dim=64),
     "linear_read grm forward, d 256": part(linear_read, False, head_dim=256),
     "linear_read grm backward, d 256": part(linear_read, True, head_dim=256),
+    "linear_write forward": part(linear_write, False),
+    "linear_write backward": part(linear_write, True),
+    "linear_write forward, checkpoint, C 1024": part(linear_write, False, "checkpoint", 1024),
+    "linear_write backward, checkpoint, C 1024": part(linear_write, True, "checkpoint", 1024),
     "deep_read grm forward": part(deep_read, False),
     "deep_read grm backward": part(deep_read, True),
     "deep_read grm forward, no norm": part(deep_read, False, "none"),
@@ -317,6 +363,8 @@ KERNELS: dict[str, Callable[..., Kernel]] = {
     "deep_write dla backward": part(deep_write, True, "dla"),
     "XLA's scan of titans forward": part(deep_write, False, implementation="xla"),
     "XLA's scan of titans backward": part(deep_write, True, implementation="xla"),
+    "XLA's linear_write forward": part(linear_write, False, implementation="xla"),
+    "XLA's linear_write backward": part(linear_write, True, implementation="xla"),
     "flash attention forward, blocks of 512": part(flash_attention, False, 512),
     "flash attention backward, blocks of 512": part(flash_attention, True, 512),
     "flash attention forward, blocks of 1024": part(flash_attention, False, 1024),

@@ -21,6 +21,7 @@ from benchmarks.tpu_static import CHIPS, PACKAGES, CompileError, measure
 # What is tried by default, by the first word of a kernel's name.
 CANDIDATES: dict[str, dict[str, tuple[int, ...]]] = {
     "linear_read": {"tokens": (256, 512, 1024), "group": (4, 8, 16)},
+    "linear_write": {"heads": (1, 2, 4, 8), "tokens": (64, 128, 256)},
     "deep_read": {"tokens": (256, 512, 1024), "group": (1, 2, 4)},
     "deep_write": {"heads": (1, 2, 4, 8), "span": (1, 2, 4)},
 }

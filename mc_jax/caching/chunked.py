@@ -30,10 +30,10 @@ from mc_jax.caching.router import gate_logits, gate_weights, route
 from mc_jax.caching.running_sums import running_sums
 from mc_jax.caching.segments import Grid, visible_slots
 from mc_jax.caching.write import write_segments
-from mc_jax.kernels import deep_write
 from mc_jax.kernels.chunk_read import chunk_read, unsupported
 from mc_jax.kernels.gates import Router, Scores
 from mc_jax.kernels.triton import runs_triton
+from mc_jax.kernels.writing import Written
 from mc_jax.memory.chunk import Chunk, Coefficients, online_linear
 from mc_jax.memory.network import DeepParams, Linear, accumulator
 from mc_jax.memory.rule import Rule, State, norm_of
@@ -100,7 +100,7 @@ def chunked(
     count: Array | None,
     fresh: bool,
     kernel: str | None,
-    on_kernel: deep_write.Written | None,
+    on_kernel: Written | None,
     context: Context | None,
 ) -> tuple[Array, Cache | None]:
     """Outputs [head_dim, length] and the cache after the call; no cache with a context.
@@ -128,8 +128,11 @@ def chunked(
         if on_kernel is None:
             compressed = _compress(rule, grid, params, q, k, v, gates, cache, kernel)
         else:
-            features = grid.place(on_kernel.features.T)
-            compressed = Compressed([State(on_kernel.ends)], [on_kernel.final], features)
+            online: Any = grid.place(on_kernel.features.T)
+            if mixes_maps(options, rule.network):
+                # A matrix has one map, and these are what it makes of the queries.
+                features, online = online, lambda name, x: features
+            compressed = Compressed([on_kernel.ends], [on_kernel.final], online)
     with jax.named_scope("store"):
         keys = _summarise(grid, options.pooled_of(k, v), cache) if options.routed else None
         stored = _store(rule, grid, compressed.ends, keys, cache, q.dtype)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from mc_jax.caching.kernels import (
     deep_read_call,
     deep_write_call,
+    linear_write_call,
     no_read_kernel,
     no_write_kernel,
 )
@@ -14,6 +15,7 @@ from mc_jax.kernels.chips import on_gpu, this_chip
 from mc_jax.kernels.deep_read import config as deep_read
 from mc_jax.kernels.deep_write import config as deep_write
 from mc_jax.kernels.linear_read import config as linear_read
+from mc_jax.kernels.linear_write import config as linear_write
 from mc_jax.kernels.selected_memories import worth_selecting
 from mc_jax.memory import get_rule
 from mc_jax.memory.network import ACTIVATIONS, MEM_NORMS
@@ -73,13 +75,16 @@ def explain(
     deep, memories = not the_rule.network.is_linear, (length - 1) // segment_len
     unwritten = no_write_kernel(options, the_rule, head_dim, hidden, kind)
     unread = no_read_kernel(options, the_rule, head_dim, hidden, kind)
-    lines = [
-        f"write  {rule}, {write_mode}: {_runs_on(unwritten, 'deep_write')}; "
-        f"{-(-length // chunk_len)} chunks of {chunk_len}"
-    ]
+    writer = "deep_write" if deep else "linear_write"
+    lines = [f"write  {rule}, {write_mode}: {_runs_on(unwritten, writer)}"]
+    if deep or unwritten:
+        lines[0] += f"; {-(-length // chunk_len)} chunks of {chunk_len}"
     if deep:
         write = deep_write_call(options, the_rule, all_heads, length, head_dim, hidden, kind)
         lines += _write_costs(write, not unwritten)
+    elif not unwritten:
+        matrices = linear_write_call(options, all_heads, length, head_dim, kind)
+        lines += _linear_write_costs(matrices)
     reader = "deep_read" if deep and aggregation != "soup" else "linear_read"
     lines.append(f"read   {aggregation}: {_runs_on(unread, reader)}")
     constant = options.segmentation == "constant"
@@ -118,6 +123,17 @@ def _write_costs(call: deep_write.Call, on_kernel: bool) -> list[str]:
     )
     lines = [_moved(*forward[:2], *backward[:2])]
     return [*lines, _blocks(config, backward.vmem_bytes)] if on_kernel else lines
+
+
+def _linear_write_costs(call: linear_write.Call) -> list[str]:
+    config = linear_write.default_config(call, this_chip())
+    assert config is not None  # the kernel runs
+    costs = [
+        cost(call, config, back)
+        for back in (False, True)
+        for cost in (linear_write.flops, linear_write.hbm_bytes)
+    ]
+    return [_moved(*costs), _blocks(config, linear_write.vmem_bytes(call, config))]
 
 
 def _deep_read_costs(call: deep_read.Call, heads: int, on_kernel: bool) -> list[str]:

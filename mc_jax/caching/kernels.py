@@ -9,9 +9,14 @@ from mc_jax.caching.cache import uses_streams
 from mc_jax.caching.options import Options
 from mc_jax.caching.write import write_dtype
 from mc_jax.errors import InputError
-from mc_jax.kernels import deep_read, deep_write, linear_read
+from mc_jax.kernels import deep_read, deep_write, linear_read, linear_write
+from mc_jax.kernels.chips import on_gpu
+from mc_jax.kernels.linear_write.config import MOST_TOKENS, chunk_tokens
 from mc_jax.kernels.tiles import round_up
+from mc_jax.kernels.writing import Written
+from mc_jax.memory.decay import log_decay
 from mc_jax.memory.deep import DeepRule, TitansGates
+from mc_jax.memory.linear import SWLAGates
 from mc_jax.memory.network import DeepParams, accumulator
 from mc_jax.memory.rule import Rule
 from mc_jax.typing import Array, Float
@@ -35,10 +40,9 @@ def no_read_kernel(
       dtype: type of the queries.
       any_device: leave out what device is here.
     """
-    if not options.caches:
-        return "aggregation='none' reads no cached memory"
-    if options.segmentation == "logarithmic":
-        return "logarithmic segments are read by XLA"
+    reason = _xla_reads(options)
+    if reason:
+        return reason
     by_position = options.gated and not options.routed
     if rule.network.is_linear:
         return linear_read.unsupported((head_dim, head_dim), dtype, by_position, any_device)
@@ -72,13 +76,25 @@ def no_write_kernel(
       dtype: type of the queries.
       any_device: leave out what device is here.
     """
-    reason = _xla_writes(options, rule)
+    reason = _xla_writes(options, rule, any_device)
     if reason:
         return reason
+    if rule.network.is_linear:
+        matrices = linear_write_call(options, 1, options.block_len, head_dim, dtype)
+        return linear_write.unsupported(matrices, any_device)
     assert isinstance(rule, DeepRule)
     assert hidden is not None
     call = deep_write_call(options, rule, 1, options.block_len, head_dim, hidden, dtype)
     return deep_write.unsupported(rule, call, any_device)
+
+
+def _xla_reads(options: Options) -> str | None:
+    """Why reads of this kind have no kernel at all; None if they have one."""
+    if not options.caches:
+        return "aggregation='none' reads no cached memory"
+    if options.segmentation == "logarithmic":
+        return "logarithmic segments are read by XLA"
+    return None
 
 
 def deep_read_call(
@@ -123,7 +139,7 @@ def deep_write_call(
         length=length,
         head_dim=head_dim,
         hidden=hidden,
-        segment_len=written_segment(options, length),
+        segment_len=written_segment(options, length, options.chunk_len),
         chunk_len=options.chunk_len,
         independent=options.resets,
         titans=rule.gates_type is TitansGates,
@@ -134,15 +150,37 @@ def deep_write_call(
     )
 
 
-def written_segment(options: Options, length: int) -> int:
+def linear_write_call(
+    options: Options, heads: int, length: int, head_dim: int, dtype: jnp.dtype
+) -> linear_write.Call:
+    """Facts of the write of a fresh sequence into matrix memories."""
+    segment_len = written_segment(options, length, MOST_TOKENS)
+    return linear_write.Call(
+        *(heads, length, head_dim, segment_len, options.resets, jnp.dtype(dtype))
+    )
+
+
+def written_segment(options: Options, length: int, chunk_len: int) -> int:
     """Tokens between two ends that a write gives; without caching one, which nobody reads."""
-    return options.segment_len if options.caches else round_up(length, options.chunk_len)
+    return options.segment_len if options.caches else round_up(length, chunk_len)
 
 
-def _xla_writes(options: Options, rule: Rule) -> str | None:
-    """Why memories of this kind have no write kernel at all; None if they have one."""
+def _xla_writes(options: Options, rule: Rule, any_device: bool) -> str | None:
+    """Why memories of this kind have no write kernel at all; None if they have one.
+
+    Args:
+      options: static options.
+      rule: update rule.
+      any_device: whether the kernel is that of a TPU, whatever device is here.
+    """
     if rule.network.is_linear:
-        return "matrix memories are written by XLA"
+        if on_gpu() and not any_device:
+            return "matrix memories are written by XLA on a GPU"
+        if rule.gates_type is SWLAGates:
+            return "writes over a window of tokens are XLA's"
+        if options.caches and chunk_tokens(options.segment_len) is None:
+            return f"segments of {options.segment_len} tokens, no multiple of 16, are XLA's"
+        return None
     if options.aggregation == "soup":
         return "soup mixes the online memory's linear maps, which XLA leaves open"
     if uses_streams(rule, options):
@@ -165,11 +203,15 @@ def check_implementation(
     if implementation not in ("pallas", "pallas_interpret"):
         return
     anywhere = implementation == "pallas_interpret"
+    facts = (options, rule, head_dim, hidden, dtype, anywhere)
+    written, read = _xla_writes(options, rule, anywhere), _xla_reads(options)
     reasons = []
-    if not _xla_writes(options, rule):
-        reasons.append(no_write_kernel(options, rule, head_dim, hidden, dtype, anywhere))
-    if options.caches or not reasons:
-        reasons.append(no_read_kernel(options, rule, head_dim, hidden, dtype, anywhere))
+    if not written:
+        reasons.append(no_write_kernel(*facts))
+    if not read:
+        reasons.append(no_read_kernel(*facts))
+    if not reasons:
+        reasons.append(read)
     for reason in reasons:
         if reason:
             allowed = f"xla, or the default, since {reason}"
@@ -185,7 +227,7 @@ def write_on_kernel(
     v: Float[Array, "batch length heads head_dim"],
     gates: Any,
     kernel: str | None,
-) -> deep_write.Written | None:
+) -> Written | None:
     """Compress a fresh sequence on a Pallas kernel, which takes all heads at once.
 
     Args:
@@ -202,31 +244,74 @@ def write_on_kernel(
       Leaves [batch, heads, ...]; None if no kernel runs here, so that XLA writes.
     """
     batch, length, heads, head_dim = q.shape
-    if kernel == "xla" or params is None:
-        return None
     anywhere = kernel == "pallas_interpret"
-    if no_write_kernel(options, rule, head_dim, params.w1.shape[-1], q.dtype, anywhere):
+    hidden = None if params is None else params.w1.shape[-1]
+    if kernel == "xla" or no_write_kernel(options, rule, head_dim, hidden, q.dtype, anywhere):
         return None
-    assert isinstance(rule, DeepRule)
 
     def heads_first(x: Array) -> Array:
         return jnp.moveaxis(x, 2, 1).reshape(batch * heads, length, *x.shape[3:])
 
+    q, k, v, gates = jax.tree.map(heads_first, (q, k, v, gates))
+    implementation = kernel or "pallas"
+    if params is None:
+        written = _write_matrices(options, q, k, v, gates, implementation)
+    else:
+        written = _write_networks(options, rule, params, q, k, v, gates, implementation)
+    return jax.tree.map(lambda x: x.reshape(batch, heads, *x.shape[1:]), written)
+
+
+def _write_matrices(
+    options: Options,
+    q: Array,
+    k: Array,
+    v: Array,
+    gates: Any,
+    implementation: str,
+) -> Written:
+    """Arguments as `write_on_kernel`, heads of all sequences first."""
+    length = q.shape[1]
+    if gates is None:
+        logs = jnp.zeros(q.shape[:2], accumulator(k.dtype))
+    else:
+        logs = log_decay(gates.alpha, jnp.ones(q.shape[:2], bool), accumulator(k.dtype))
+    return linear_write.linear_write(
+        q,
+        k,
+        v,
+        logs,
+        segment_len=written_segment(options, length, MOST_TOKENS),
+        write_mode="independent" if options.resets else "checkpoint",
+        implementation=implementation,
+    )
+
+
+def _write_networks(
+    options: Options,
+    rule: Rule,
+    params: DeepParams,
+    q: Array,
+    k: Array,
+    v: Array,
+    gates: Any,
+    implementation: str,
+) -> Written:
+    """Arguments as `write_on_kernel`, heads of all sequences first."""
+    assert isinstance(rule, DeepRule)
+
     def for_batch(x: Array) -> Array:
+        batch = q.shape[0] // x.shape[0]
         return jnp.broadcast_to(x, (batch, *x.shape)).reshape(-1, *x.shape[1:])
 
-    steps = rule.prepare(gates, jnp.ones(gates.eta.shape, bool), accumulator(k.dtype))
-    q, k, v, steps = jax.tree.map(heads_first, (q, k, v, steps))
-    written = deep_write.deep_write(
+    return deep_write.deep_write(
         rule,
         jax.tree.map(for_batch, params),
         q,
         k,
         v,
-        steps,
-        segment_len=written_segment(options, length),
+        rule.prepare(gates, jnp.ones(gates.eta.shape, bool), accumulator(k.dtype)),
+        segment_len=written_segment(options, q.shape[1], options.chunk_len),
         chunk_len=options.chunk_len,
         write_mode="independent" if options.resets else "checkpoint",
-        implementation=kernel or "pallas",
+        implementation=implementation,
     )
-    return jax.tree.map(lambda x: x.reshape(batch, heads, *x.shape[1:]), written)

@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 import mc_jax
 from mc_jax import InputError
 from tests.caching.cases import Case, call, cast, cut, make_inputs
 from tests.compiling import quick_jit
-from tests.kernels.tpu import compile_for, needs_libtpu
+from tests.kernels.tpu import compile_for, device, needs_libtpu
 
 LENGTH, DIM = 100, 16
 CASES = [
@@ -18,6 +19,14 @@ CASES = [
     Case("linear", "ssc", gate="shared_query", write_mode="checkpoint", segment_len=12),
     Case("swla", "soup", segment_len=12),
     Case("linear", "grm", gate="none", segment_len=12),
+    Case("linear", "none", gate="none"),
+    Case("linear", "grm", segment_len=32, chunk_len=16),
+    Case("linear", "soup", segment_len=16, chunk_len=8, write_mode="checkpoint"),
+    # Buckets merge by the retention of what the kernel wrote.
+    Case("linear", "grm", "logarithmic", segment_len=16, chunk_len=16),
+    Case(
+        "linear", "residual", "logarithmic", "checkpoint", gate="none", segment_len=16, chunk_len=16
+    ),
     Case("titans", "none", gate="none", chunk_len=16),
     Case("dla", "none", gate="none", chunk_len=16),
     Case("titans", "ssc", segment_len=32, chunk_len=16, mem_norm="none"),
@@ -58,6 +67,8 @@ def test_outputs_cache_and_gradients(case):
     "case",
     [
         Case("linear", "ssc", segment_len=12),
+        Case("linear", "grm", segment_len=16, chunk_len=16),
+        Case("linear", "none", gate="none"),
         Case("titans", "grm", segment_len=32, chunk_len=16, mem_norm="none"),
     ],
     ids=str,
@@ -75,7 +86,7 @@ def test_a_sequence_goes_on_from_its_cache(case):
 @pytest.mark.parametrize(
     ("case", "reason"),
     [
-        (Case("linear", "none", gate="none"), "reads no cached memory"),
+        (Case("swla", "none", gate="none"), "reads no cached memory"),
         (Case("dla", "grm"), "multiple of 16, not 3"),
         (Case("linear", "grm", "logarithmic"), "logarithmic"),
         (Case("linear", "grm", gate="position"), "position"),
@@ -108,10 +119,24 @@ def test_explain_says_what_runs_and_what_it_costs():
 
 
 @needs_libtpu
+def test_on_a_tpu_explain_names_the_kernels_and_their_steps():
+    with jax.set_mesh(Mesh(np.array([device("v5e")]), ("x",))):
+        text = mc_jax.explain(16384, heads=8, head_dim=128)
+    assert "pallas (linear_write)\n" in text and "pallas (linear_read)\n" in text
+    # 8 heads of 64 segments: 256 * 257 / 2 pairs met twice, and the state that is written.
+    flop = 8 * 64 * (2 * 2 * 128 * 256 * 257 // 2 + 2 * 256 * 128**2)
+    assert f"forward {flop / 1e9:.3g} GFLOP and 168 MB" in text
+    assert "Config(heads=4, tokens=256)" in text
+
+
+@needs_libtpu
 @pytest.mark.parametrize(
     ("case", "kernels"),
     [
-        (Case("linear", "grm", segment_len=64, chunk_len=32), ["linear_read_backward"]),
+        (
+            Case("linear", "grm", segment_len=64, chunk_len=32),
+            ["linear_write_backward", "linear_read_backward"],
+        ),
         (
             Case("titans", "grm", segment_len=64, chunk_len=32),
             ["deep_write_backward", "deep_read_backward"],

@@ -2,6 +2,5 @@
 
 from mc_jax.kernels.deep_write.api import deep_write, unsupported
 from mc_jax.kernels.deep_write.config import Call, Config
-from mc_jax.kernels.deep_write.types import Written
 
-__all__ = ["Call", "Config", "Written", "deep_write", "unsupported"]
+__all__ = ["Call", "Config", "deep_write", "unsupported"]

@@ -12,10 +12,8 @@ from mc_jax.kernels.deep_write.blocks import Layout, Learned
 from mc_jax.kernels.deep_write.chunk import Affine, Memory, Tokens
 from mc_jax.kernels.deep_write.config import Call, Config, default_config
 from mc_jax.kernels.deep_write.forward import Outputs
-from mc_jax.kernels.deep_write.reference import reference
-from mc_jax.kernels.deep_write.types import Sequence, Written
 from mc_jax.kernels.deep_write.vjp import write
-from mc_jax.kernels.deep_write.xla import xla
+from mc_jax.kernels.writing import Sequence, Written, reference, xla
 from mc_jax.memory.deep import DeepRule, Steps, TitansGates
 from mc_jax.memory.network import DeepParams, MlpWeights, accumulator
 from mc_jax.memory.rule import State
@@ -95,7 +93,8 @@ def deep_write(
         return _pallas(call, config, interpret, params, q, k, v, steps)
     form = xla if implementation == "xla" else reference
     written = form(rule, params, Sequence(q, k, v, steps), segment_len, chunk_len, call.independent)
-    return written._replace(ends=_cast(written.ends, call.ends_dtype))
+    weights = _cast(written.ends.weights, call.ends_dtype)
+    return written._replace(ends=written.ends._replace(weights=weights))
 
 
 def _check_shapes(params: DeepParams, q: Array, k: Array, v: Array, steps: Steps) -> None:
@@ -173,7 +172,7 @@ def _pallas(
     layout = Layout(call, config, vmem_limit(chip))
     outputs = write(layout, interpret, tokens, Learned(Memory(w1, w2), affine))
     final = _final_state(call, params, outputs)
-    return Written(outputs.features.astype(q.dtype), MlpWeights(*outputs.ends), final)
+    return Written(outputs.features.astype(q.dtype), State(MlpWeights(*outputs.ends)), final)
 
 
 def _gates(call: Call, steps: Steps) -> Float[Array, "heads chunks gates chunk"]:

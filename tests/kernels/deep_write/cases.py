@@ -111,5 +111,5 @@ def assert_close(found, expected, tolerance):
         assert x.shape == y.shape and x.dtype == y.dtype, name
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         assert np.all(np.isfinite(x)), name
-        error, size = np.abs(x - y).max(), np.abs(y).max()
+        error, size = np.abs(x - y).max(initial=0), np.abs(y).max(initial=0)
         assert error <= tolerance * size, f"{name}: {error:.2e} of {size:.2e}"

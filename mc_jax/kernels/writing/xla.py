@@ -3,25 +3,25 @@
 import jax
 import jax.numpy as jnp
 
-from mc_jax.kernels.deep_write.types import Sequence, Written
+from mc_jax.kernels.writing.types import Sequence, Written
 from mc_jax.memory.chunk import Chunk, Coefficients, online_linear
-from mc_jax.memory.deep import DeepRule
 from mc_jax.memory.network import DeepParams, accumulator
+from mc_jax.memory.rule import Rule, State
 from mc_jax.memory.scan import Inputs, scan_apart, scan_segments
 from mc_jax.typing import Array
 
 
 def xla(
-    rule: DeepRule,
-    params: DeepParams,
+    rule: Rule,
+    params: DeepParams | None,
     sequence: Sequence,
     segment_len: int,
     chunk_len: int,
     independent: bool,
 ) -> Written:
-    """See `deep_write`; ends are float32."""
+    """See `deep_write` and `linear_write`; ends are in the type of the state."""
 
-    def head(params: DeepParams, sequence: Sequence) -> Written:
+    def head(params: DeepParams | None, sequence: Sequence) -> Written:
         return _head(rule, params, sequence, segment_len, chunk_len, independent)
 
     return jax.vmap(head)(params, sequence)
@@ -43,8 +43,10 @@ def _head(rule, params, sequence, segment_len, chunk_len, independent) -> Writte
     q, k, v = (placed(x.T) for x in sequence[:3])
     coefficients, end = jax.vmap(jax.vmap(rule.coefficients))(jax.tree.map(placed, sequence.steps))
     complete = placed(jnp.ones(length, bool))[..., -1]
+    initial = rule.initial_state(params, head_dim, 0, accumulator(dtype))
+    anchored = initial.anchor is not None
     # Every chunk starts at the state's own weights: an anchor would be a copy of them.
-    initial = rule.initial_state(params, head_dim, 0, accumulator(dtype))._replace(anchor=None)
+    initial = initial._replace(anchor=None)
     inputs = Inputs(end, k, v, complete)
     if independent:
         starts = jax.tree.map(lambda x: jnp.broadcast_to(x, (segments, *x.shape)), initial)
@@ -60,8 +62,12 @@ def _head(rule, params, sequence, segment_len, chunk_len, independent) -> Writte
     features = jnp.moveaxis(features, 2, 0).reshape(head_dim, -1)[:, :length]
     if independent and length % segment_len == 0:
         final = initial
+    features = features.T.astype(sequence.q.dtype)
+    ends = State(ends.weights, log_decay=ends.log_decay)
+    if not anchored:
+        return Written(features, ends, final)
     anchor = final.weights
     if length % chunk_len:
         last = (length - 1) // chunk_len % chunks
         anchor = jax.tree.map(lambda w: w[-1, last], written.weights)
-    return Written(features.T.astype(sequence.q.dtype), ends.weights, final._replace(anchor=anchor))
+    return Written(features, ends, final._replace(anchor=anchor))

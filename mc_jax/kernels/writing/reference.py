@@ -4,25 +4,24 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mc_jax.kernels.deep_write.types import Sequence, Written
+from mc_jax.kernels.writing.types import Sequence, Written
 from mc_jax.memory.chunk import Chunk, online_linear
-from mc_jax.memory.deep import DeepRule
 from mc_jax.memory.network import DeepParams, accumulator
-from mc_jax.memory.rule import State, chunk_step
+from mc_jax.memory.rule import Rule, State, chunk_step
 from mc_jax.typing import Array
 
 
 def reference(
-    rule: DeepRule,
-    params: DeepParams,
+    rule: Rule,
+    params: DeepParams | None,
     sequence: Sequence,
     segment_len: int,
     chunk_len: int,
     independent: bool,
 ) -> Written:
-    """See `deep_write`; ends are float32."""
+    """See `deep_write` and `linear_write`; ends are in the type of the state."""
 
-    def head(params: DeepParams, sequence: Sequence) -> Written:
+    def head(params: DeepParams | None, sequence: Sequence) -> Written:
         return _head(rule, params, sequence, segment_len, chunk_len, independent)
 
     return jax.vmap(head)(params, sequence)
@@ -39,7 +38,7 @@ def _head(rule, params, sequence, segment_len, chunk_len, independent) -> Writte
         segment = jax.tree.map(lambda x, s=first: x[..., s : s + segment_len], _by_token(sequence))
         state, read = _segment(rule, params, state, segment, chunk_len)
         features.append(read)
-        ends.append(state.weights)
+        ends.append(State(state.weights, log_decay=state.log_decay))
     if independent and length % segment_len == 0:
         state = initial
     return Written(

@@ -1,0 +1,61 @@
+"""Sequences to compress, and an implementation's outputs and gradients of them."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mc_jax.kernels.linear_write import Config, linear_write
+from tests.compiling import quick_jit
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    write_mode: str
+    head_dim: int
+    segment_len: int
+    length: int
+    dtype: type = jnp.float32
+    heads: int = 2
+    config: Config | None = None
+    gates: str = "mild"
+
+
+def arguments(case: Case):
+    """Tokens and log retentions."""
+    rng = np.random.default_rng(0)
+    shape = (case.heads, case.length)
+    q, k, v = (jnp.asarray(rng.normal(size=(*shape, case.head_dim)), case.dtype) for _ in range(3))
+    alpha = rng.uniform(0.9, 1, shape)
+    if case.gates == "extreme":
+        # 1 forgets nothing, and what underflowed nearly all.
+        place = np.arange(case.length)
+        alpha = np.where(place % 3 == 0, 1.0, np.where(place % 7 == 3, 1e-30, alpha))
+    if case.gates == "all forget":
+        alpha = np.full(shape, 1e-37)
+    return q, k, v, jnp.log(jnp.asarray(alpha, jnp.float32))
+
+
+def outputs_and_gradients(case: Case, implementation: str):
+    """Written, and the gradients of all arguments for cotangents of all outputs."""
+    write = functools.partial(
+        linear_write,
+        segment_len=case.segment_len,
+        write_mode=case.write_mode,
+        implementation=implementation,
+        config=case.config if implementation.startswith("pallas") else None,
+    )
+
+    @quick_jit
+    def run(*args):
+        written, pull = jax.vjp(write, *args)
+        leaves, tree = jax.tree.flatten(written)
+        keys = jax.random.split(jax.random.key(1), len(leaves))
+        cotangents = [
+            jax.random.normal(key, x.shape, x.dtype) for key, x in zip(keys, leaves, strict=True)
+        ]
+        return written, pull(tree.unflatten(cotangents))
+
+    return run(*arguments(case))
