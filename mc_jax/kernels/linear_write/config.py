@@ -81,7 +81,8 @@ class Config:
 
     def carries(self, call: Call) -> bool:
         """Whether some chunk starts from another state than nothing."""
-        return self.chunks(call) > (self.segment_chunks(call) if call.independent else 1)
+        together = self.segment_chunks(call) if call.independent else self.chunks(call)
+        return min(together, self.chunks(call)) > 1
 
 
 def chunk_tokens(segment_len: int) -> int | None:
