@@ -15,11 +15,14 @@ from mc_jax.kernels.causal_tiles import Pull, Read, pull_through
 from mc_jax.kernels.chips import on_cpu
 from mc_jax.kernels.gates import Router, Scores, selected_gates
 from mc_jax.kernels.in_place import cut, map_in_place, scan_in_place
+from mc_jax.kernels.tiles import round_up
 from mc_jax.memory.network import accumulator
 from mc_jax.typing import Array, Float, Int
 
 # Slots of a block: as many as keep a product busy; each memory leaves half of one empty.
 BLOCK = 128
+# Blocks of a step on a CPU: few, which stay in the cache, and enough to be shared by its cores.
+AT_ONCE = 4
 # Time of a read through a slot, routing included, over that of a read by all tokens, forward and
 # backward: on a CPU, with heads of 64, tokens that see 15 memories and read 4 take as long either
 # way, and those that see 64 two thirds as long through slots.
@@ -48,7 +51,7 @@ def group(memory: Int[Array, " pairs"], memories: int) -> Groups:
       memories: how many there are.
     """
     pairs = memory.shape[0]
-    blocks = pairs // BLOCK + memories
+    blocks = round_up(pairs // BLOCK + memories, AT_ONCE)
     ordered, pair = _sorted(memory, memories)
     first = jnp.searchsorted(ordered, jnp.arange(memories + 1))
     last_block = jnp.cumsum(-(-jnp.diff(first) // BLOCK))
@@ -112,7 +115,7 @@ def read_selected(
     memories = jax.tree.leaves(weights)[0].shape[0]
     own, gate, memory = selected_gates(router, visible, top_k)
     groups = group(memory.reshape(-1), memories)
-    at_once = 1 if on_cpu() else groups.memory_of.shape[0]
+    at_once = AT_ONCE if on_cpu() else groups.memory_of.shape[0]
     y = _mix((read, pull or pull_through(read), at_once), weights, gate, x, groups)
     return y, own
 
