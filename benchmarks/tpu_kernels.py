@@ -222,6 +222,33 @@ def deep_write(
     return Kernel(build, names, cost.flops, cost.hbm_bytes)
 
 
+def level_read(backward: bool) -> Kernel:
+    """All levels of Log-Linear++, of which a token reads half; their matrices as gathered."""
+    from mc_jax.kernels.level_read import level_read as read
+
+    segments = LENGTH // SEGMENT_LEN
+    levels = (segments - 1).bit_length()
+    tokens = shape(HEADS, HEAD_DIM, LENGTH)
+    matrices = [shape(HEADS, segments, HEAD_DIM, HEAD_DIM) for _ in range(levels)]
+    gate = shape(HEADS, levels, LENGTH, dtype=jnp.float32)
+    one = functools.partial(read, implementation="pallas")
+
+    def gradient(*args: Any) -> Any:
+        y, back = jax.vjp(jax.vmap(one), *args)
+        return back(y)
+
+    run = gradient if backward else jax.vmap(one)
+    reads = sum(SEGMENT_LEN * segment.bit_count() for segment in range(segments))
+    products, arrays = (2, 4) if backward else (1, 2)
+    matrix_bytes = products * levels * segments * HEAD_DIM**2 * 2
+    return Kernel(
+        lambda chip: (run, (tokens, matrices, gate)),
+        ("level_read_backward" if backward else "level_read_forward",),
+        HEADS * products * 2 * HEAD_DIM**2 * reads,
+        HEADS * (arrays * 2 * HEAD_DIM * LENGTH + matrix_bytes + products * 4 * levels * LENGTH),
+    )
+
+
 def linear_write(
     backward: bool,
     write_mode: str = "independent",
@@ -343,12 +370,15 @@ KERNELS: dict[str, Callable[..., Kernel]] = {
     "linear_read grm backward, d 64": part(linear_read, True, head_dim=64),
     "linear_read grm forward, d 256": part(linear_read, False, head_dim=256),
     "linear_read grm backward, d 256": part(linear_read, True, head_dim=256),
+    "level_read forward": part(level_read, False),
+    "level_read backward": part(level_read, True),
     "linear_write forward": part(linear_write, False),
     "linear_write backward": part(linear_write, True),
     "linear_write forward, checkpoint, C 1024": part(linear_write, False, "checkpoint", 1024),
     "linear_write backward, checkpoint, C 1024": part(linear_write, True, "checkpoint", 1024),
     "deep_read grm forward": part(deep_read, False),
     "deep_read grm backward": part(deep_read, True),
+    "deep_read grm forward, L 4096": part(deep_read, False, length=4096),
     "deep_read grm forward, no norm": part(deep_read, False, "none"),
     "deep_read grm backward, no norm": part(deep_read, True, "none"),
     "deep_read ssc forward, no norm": part(deep_read, False, "none", top_k=4),

@@ -15,6 +15,7 @@ from mc_jax.caching import buckets, placement, storage
 from mc_jax.caching.cache import Cache, Memory, fits, memory_of
 from mc_jax.caching.carry import arriving_state
 from mc_jax.caching.context import Context
+from mc_jax.caching.kernels import read_kernel
 from mc_jax.caching.options import Options
 from mc_jax.caching.read import (
     LevelReader,
@@ -138,7 +139,7 @@ def chunked(
         stored = _store(rule, grid, compressed.ends, keys, cache, q.dtype)
     q = grid.place(q)
     with jax.named_scope("gate"):
-        cached = _reader(grid, u, q, keys, stored, kernel)
+        cached = _reader(grid, u, q, keys, stored, read_kernel(options, rule, kernel))
     with jax.named_scope("read"):
         read = read_mixed_maps if mixes_maps(options, rule.network) else read_and_mix
         y = read(rule.network, norm_of(params), q, compressed.online, cached)
@@ -336,19 +337,25 @@ def _reader(
         u = grid.place(u)
     own = None if keys is None else keys.own
     if grid.options.segmentation == "logarithmic":
-        return _level_reader(grid, u, q, own, stored)
+        return _level_reader(grid, u, q, own, stored, kernel)
     return _shared_reader(grid, u, q, own, stored, kernel)
 
 
 def _level_reader(
-    grid: Grid, u: Array | None, q: Array, own: Array | None, stored: Stored
+    grid: Grid,
+    u: Array | None,
+    q: Array,
+    own: Array | None,
+    stored: Stored,
+    kernel: str | None,
 ) -> LevelReader:
     options, dtype = grid.options, accumulator(q.dtype)
     visible, distance = visible_slots(options, grid.token_segment, len(stored.weights))
     if not options.gated:
-        return LevelReader(stored.weights, jnp.ones(q.shape[1], dtype), visible.astype(dtype))
+        own_gates = jnp.ones(q.shape[1], dtype)
+        return LevelReader(stored.weights, own_gates, visible.astype(dtype), kernel)
     scores = gate_logits(options, u, q, own, stored.descriptors, distance)
-    return LevelReader(stored.weights, *gate_weights(options, *scores, visible))
+    return LevelReader(stored.weights, *gate_weights(options, *scores, visible), kernel)
 
 
 def _shared_reader(

@@ -86,6 +86,8 @@ def explain(
         matrices = linear_write_call(options, all_heads, length, head_dim, kind)
         lines += _linear_write_costs(matrices)
     reader = "deep_read" if deep and aggregation != "soup" else "linear_read"
+    if segmentation == "logarithmic":
+        reader = "level_read"
     lines.append(f"read   {aggregation}: {_runs_on(unread, reader)}")
     constant = options.segmentation == "constant"
     if unread and constant and worth_selecting(options.selected, memories / 2, length):

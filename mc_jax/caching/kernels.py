@@ -9,10 +9,10 @@ from mc_jax.caching.cache import uses_streams
 from mc_jax.caching.options import Options
 from mc_jax.caching.write import write_dtype
 from mc_jax.errors import InputError
-from mc_jax.kernels import deep_read, deep_write, linear_read, linear_write
+from mc_jax.kernels import deep_read, deep_write, level_read, linear_read, linear_write
 from mc_jax.kernels.chips import on_gpu
 from mc_jax.kernels.linear_write.config import MOST_TOKENS, chunk_tokens
-from mc_jax.kernels.tiles import round_up
+from mc_jax.kernels.tiles import LANES, round_up
 from mc_jax.kernels.writing import Written
 from mc_jax.memory.decay import log_decay
 from mc_jax.memory.deep import DeepRule, TitansGates
@@ -40,20 +40,18 @@ def no_read_kernel(
       dtype: type of the queries.
       any_device: leave out what device is here.
     """
-    reason = _xla_reads(options)
+    reason = _xla_reads(options, rule)
     if reason:
         return reason
-    by_position = options.gated and not options.routed
     if rule.network.is_linear:
-        return linear_read.unsupported((head_dim, head_dim), dtype, by_position, any_device)
+        return _no_matrix_read(options, (head_dim, head_dim), dtype, any_device)
     assert hidden is not None
     if options.aggregation == "soup":
         # Two reads of matrices, with the activation between them.
-        reasons = (
-            linear_read.unsupported(shape, dtype, by_position, any_device)
-            for shape in ((hidden, head_dim), (head_dim, hidden))
-        )
+        shapes = (hidden, head_dim), (head_dim, hidden)
+        reasons = (_no_matrix_read(options, shape, dtype, any_device) for shape in shapes)
         return next(filter(None, reasons), None)
+    by_position = options.gated and not options.routed
     call = deep_read_call(options, rule, options.segment_len, 1, head_dim, hidden, dtype)
     return deep_read.unsupported(call, by_position, any_device)
 
@@ -88,13 +86,34 @@ def no_write_kernel(
     return deep_write.unsupported(rule, call, any_device)
 
 
-def _xla_reads(options: Options) -> str | None:
+def _no_matrix_read(
+    options: Options, shape: tuple[int, int], dtype: jnp.dtype, any_device: bool
+) -> str | None:
+    """Why no kernel reads matrices of a shape, (out, in)."""
+    if options.segmentation == "logarithmic":
+        return level_read.unsupported(options.segment_len, shape, dtype, any_device)
+    by_position = options.gated and not options.routed
+    return linear_read.unsupported(shape, dtype, by_position, any_device)
+
+
+def _xla_reads(options: Options, rule: Rule) -> str | None:
     """Why reads of this kind have no kernel at all; None if they have one."""
     if not options.caches:
         return "aggregation='none' reads no cached memory"
     if options.segmentation == "logarithmic":
-        return "logarithmic segments are read by XLA"
+        if not rule.network.is_linear and options.aggregation != "soup":
+            return "MLP memories of logarithmic segments are read by XLA"
+        if options.segment_len % LANES:
+            return (
+                f"logarithmic segments of {options.segment_len} tokens, no multiple of {LANES}, "
+                "are read by XLA"
+            )
     return None
+
+
+def read_kernel(options: Options, rule: Rule, kernel: str | None) -> str | None:
+    """The implementation of reads where `kernel` is asked for: XLA's if they have no other."""
+    return "xla" if _xla_reads(options, rule) else kernel
 
 
 def deep_read_call(
@@ -204,7 +223,7 @@ def check_implementation(
         return
     anywhere = implementation == "pallas_interpret"
     facts = (options, rule, head_dim, hidden, dtype, anywhere)
-    written, read = _xla_writes(options, rule, anywhere), _xla_reads(options)
+    written, read = _xla_writes(options, rule, anywhere), _xla_reads(options, rule)
     reasons = []
     if not written:
         reasons.append(no_write_kernel(*facts))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from mc_jax.caching.options import Options
 from mc_jax.kernels.deep_read import deep_read
 from mc_jax.kernels.gates import Router, Scores, visible_memories
+from mc_jax.kernels.level_read import level_read
 from mc_jax.kernels.linear_read import linear_read
 from mc_jax.memory.network import (
     Linear,
@@ -23,8 +24,6 @@ from mc_jax.memory.network import (
     linear_of,
 )
 from mc_jax.typing import Array, Float
-
-Read = Callable[[Weights, Array], Array]
 
 
 class Reader(Protocol):
@@ -110,30 +109,24 @@ class LevelReader:
       weights: for each level leaves [segments, ...].
       own: gates of the online memory [tokens].
       gate: gates of each level's memory [levels, tokens].
+      kernel: implementation of `level_read`; None for the best.
     """
 
     weights: list[Weights]
     own: Array
     gate: Array
+    kernel: str | None
 
     def linear(self, name: str, x: Array) -> tuple[Array, Array]:
         """See `Reader`."""
-        return self._mix(lambda weights, x: linear_of(weights, x.dtype)(name, x), x), self.own
+        matrices = [getattr(weights, name) for weights in self.weights]
+        return level_read(x, matrices, self.gate, implementation=self.kernel), self.own
 
     def features(self, network: Network, x: Array) -> tuple[Array, Array]:
-        """See `Reader`."""
+        """See `Reader`; every segment reads its own bucket of each level."""
 
         def read(weights: Weights, x: Array) -> Array:
             return network.features(linear_of(weights, x.dtype), x)
-
-        return self._mix(read, x), self.own
-
-    def total(self, x: Array) -> Array:
-        """See `Reader`."""
-        return self.own + jnp.sum(self.gate, 0)
-
-    def _mix(self, read: Read, x: Array) -> Array:
-        """Gated sum over levels; every segment reads its own bucket of each."""
 
         @jax.checkpoint
         def level(weights: Weights) -> Array:
@@ -142,7 +135,12 @@ class LevelReader:
             y = jax.vmap(read, in_axes=(0, 1), out_axes=1)(weights, by_segment)
             return y.reshape(-1, x.shape[1])
 
-        return sum(g * level(weights) for g, weights in zip(self.gate, self.weights, strict=True))
+        gated = (g * level(weights) for g, weights in zip(self.gate, self.weights, strict=True))
+        return sum(gated), self.own
+
+    def total(self, x: Array) -> Array:
+        """See `Reader`."""
+        return self.own + jnp.sum(self.gate, 0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,17 @@ CASES = [
     Case(
         "linear", "residual", "logarithmic", "checkpoint", gate="none", segment_len=16, chunk_len=16
     ),
+    Case("linear", "grm", "logarithmic", segment_len=128, chunk_len=16),
+    Case(
+        "linear",
+        "residual",
+        "logarithmic",
+        "checkpoint",
+        gate="none",
+        segment_len=128,
+        chunk_len=16,
+    ),
+    Case("dla", "soup", "logarithmic", segment_len=128, chunk_len=64),
     Case("titans", "none", gate="none", chunk_len=16),
     Case("dla", "none", gate="none", chunk_len=16),
     Case("titans", "ssc", segment_len=32, chunk_len=16, mem_norm="none"),
@@ -36,7 +47,9 @@ CASES = [
 
 
 def inputs_of(case):
-    return cast(make_inputs(case, LENGTH, dim=DIM, hidden=2 * DIM), jnp.float32)
+    # Four segments, of which the last reads buckets of two levels.
+    length = max(LENGTH, 3 * case.segment_len + 20)
+    return cast(make_inputs(case, length, dim=DIM, hidden=2 * DIM), jnp.float32)
 
 
 def close(actual, expected, tolerance=3e-5):
@@ -79,7 +92,7 @@ def test_a_sequence_goes_on_from_its_cache(case):
     whole, _ = call(case, inputs, implementation="xla")
     kernel = {"implementation": "pallas_interpret"}
     y, cache = call(case, cut(inputs, case, 0, 41), **kernel)
-    rest, _ = call(case, cut(inputs, case, 41, LENGTH), initial_cache=cache, **kernel)
+    rest, _ = call(case, cut(inputs, case, 41, inputs["q"].shape[1]), initial_cache=cache, **kernel)
     close(jnp.concatenate([y, rest], 1), whole)
 
 
@@ -113,7 +126,7 @@ def test_explain_says_what_runs_and_what_it_costs():
     assert text.count("xla, since the kernel runs on a TPU") == 2
     assert "forward 1.08e+03 GFLOP" in text  # 8 times as many for each pair
     text = mc_jax.explain(512, rule="dla", heads=2, head_dim=64, segmentation="logarithmic")
-    assert "xla, since logarithmic segments" in text
+    assert "xla, since MLP memories of logarithmic segments" in text
     with pytest.raises(InputError, match="mem_norm"):
         mc_jax.explain(512, rule="dla", heads=2, head_dim=64, mem_norm="batch")
 
@@ -122,6 +135,8 @@ def test_explain_says_what_runs_and_what_it_costs():
 def test_on_a_tpu_explain_names_the_kernels_and_their_steps():
     with jax.set_mesh(Mesh(np.array([device("v5e")]), ("x",))):
         text = mc_jax.explain(16384, heads=8, head_dim=128)
+        levels = mc_jax.explain(16384, heads=8, head_dim=128, segmentation="logarithmic")
+    assert "pallas (level_read)" in levels
     assert "pallas (linear_write)\n" in text and "pallas (linear_read)\n" in text
     # 8 heads of 64 segments: 256 * 257 / 2 pairs met twice, and the state that is written.
     flop = 8 * 64 * (2 * 2 * 128 * 256 * 257 // 2 + 2 * 256 * 128**2)
