@@ -27,7 +27,7 @@ from mc_jax.caching.read import (
     read_mixed_maps,
 )
 from mc_jax.caching.ring import ring_reader
-from mc_jax.caching.router import gate_logits, gate_weights, route
+from mc_jax.caching.router import RunningMean, gate_logits, gate_weights, route
 from mc_jax.caching.running_sums import running_sums
 from mc_jax.caching.segments import Grid, visible_slots
 from mc_jax.caching.write import write_segments
@@ -45,12 +45,12 @@ class Keys(NamedTuple):
     """What gates read of a call's keys; where values are pooled, of those in their place.
 
     Attributes:
-      own: causal mean of the own segment's keys [head_dim, tokens].
+      own: causal mean of the own segment's keys.
       sums: sum of each segment's keys so far [segments, head_dim].
       means: mean key of each segment, if it is complete [segments, head_dim].
     """
 
-    own: Array
+    own: RunningMean
     sums: Array
     means: Array
 
@@ -192,9 +192,12 @@ def _summarise(grid: Grid, k: Array, cache: Cache) -> Keys:
     if grid.count is not None:
         keys = jnp.where(grid.valid, keys, 0)
     sums = running_sums(grid.by_segment(keys), cache.key_sum.dtype)
-    sums = sums.at[:, 0].add(cache.key_sum[:, None])
-    own = sums / jnp.arange(1, grid.block_len + 1, dtype=sums.dtype)
-    return Keys(own.reshape(k.shape[0], -1), sums[:, :, -1].T, own[:, :, -1].T)
+    if not grid.fresh:
+        sums = sums.at[:, 0].add(cache.key_sum[:, None])
+    counts = jnp.tile(jnp.arange(1, grid.block_len + 1, dtype=sums.dtype), grid.segments)
+    totals = sums[:, :, -1].T
+    own = RunningMean(sums.reshape(k.shape[0], -1), counts)
+    return Keys(own, totals, totals / grid.block_len)
 
 
 def _online(
@@ -345,7 +348,7 @@ def _level_reader(
     grid: Grid,
     u: Array | None,
     q: Array,
-    own: Array | None,
+    own: RunningMean | None,
     stored: Stored,
     kernel: str | None,
 ) -> LevelReader:
@@ -362,7 +365,7 @@ def _shared_reader(
     grid: Grid,
     u: Array | None,
     q: Array,
-    own: Array | None,
+    own: RunningMean | None,
     stored: Stored,
     kernel: str | None,
 ) -> Reader:
@@ -397,7 +400,12 @@ def _by_run(grid: Grid, router: Router | Scores | None) -> Sequence[Router | Sco
 
 
 def _ring_reader(
-    grid: Grid, u: Array | None, q: Array, own: Array | None, stored: Stored, kernel: str | None
+    grid: Grid,
+    u: Array | None,
+    q: Array,
+    own: RunningMean | None,
+    stored: Stored,
+    kernel: str | None,
 ) -> Reader:
     scores, online = None, None
     if grid.options.routed:

@@ -1,5 +1,7 @@
 """Scores and weights with which a token reads its memories (eqs. 9, 10, 16 and 17)."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 
 from mc_jax.caching.options import Options
@@ -7,11 +9,25 @@ from mc_jax.kernels.gates import softmax_gates
 from mc_jax.typing import Array, Bool, Float, Int
 
 
+class RunningMean(NamedTuple):
+    """Causal mean of the own segment's keys, the online memory's descriptor.
+
+    It is left as a sum, which only its products with the router queries are divided for.
+
+    Attributes:
+      sums: of the keys up to each token.
+      counts: how many they are.
+    """
+
+    sums: Float[Array, "head_dim tokens"]
+    counts: Float[Array, " tokens"]
+
+
 def gate_logits(
     options: Options,
     u: Array | None,
     q: Float[Array, "head_dim tokens"],
-    own: Float[Array, "head_dim tokens"] | None,
+    own: RunningMean | None,
     descriptors: Array | None,
     distance: Int[Array, "memories tokens"],
 ) -> tuple[Float[Array, " tokens"], Float[Array, "memories tokens"]]:
@@ -22,7 +38,7 @@ def gate_logits(
       u: what the gate asks for: router queries [head_dim, tokens], a temperature [] or None, or
         scores by distance [distances, tokens].
       q: queries.
-      own: causal mean of the own segment's keys, the online memory's descriptor.
+      own: the online memory's descriptor.
       descriptors: mean keys of the cached segments, [memories, head_dim], or [segments, memories,
         head_dim] where each segment of the tokens sees its own.
       distance: how far back each memory lies, >= 1.
@@ -42,13 +58,14 @@ def route(
     options: Options,
     u: Array | None,
     q: Float[Array, "head_dim tokens"],
-    own: Float[Array, "head_dim tokens"],
+    own: RunningMean,
 ) -> tuple[Float[Array, "head_dim tokens"], Float[Array, " tokens"]]:
     """Router queries, and with them the logits of the online memory; arguments as above."""
-    router = (u if options.gate == "context" else q).astype(own.dtype)
+    dtype = own.sums.dtype
+    router = (u if options.gate == "context" else q).astype(dtype)
     if options.gate == "shared_query" and u is not None:
-        router = router * u.astype(own.dtype)
-    return router, jnp.sum(router * own, 0)
+        router = router * u.astype(dtype)
+    return router, jnp.sum(router * own.sums, 0) / own.counts
 
 
 def gate_weights(

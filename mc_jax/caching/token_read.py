@@ -18,7 +18,7 @@ from mc_jax.caching import placement, storage
 from mc_jax.caching.cache import Cache
 from mc_jax.caching.options import Options
 from mc_jax.caching.read import mixes_maps
-from mc_jax.caching.router import gate_logits, gate_weights
+from mc_jax.caching.router import RunningMean, gate_logits, gate_weights
 from mc_jax.caching.segments import visible_slots
 from mc_jax.kernels.gates import Scores, selected_gates
 from mc_jax.memory.network import DeepParams, Weights, accumulator, forward, linear_of
@@ -70,7 +70,7 @@ class Token:
         own = None
         if options.routed:
             assert cache.key_sum is not None
-            own = cache.key_sum[:, None] / (inside % options.segment_len + 1)
+            own = RunningMean(cache.key_sum[:, None], inside % options.segment_len + 1)
         logits = gate_logits(options, self.u, self.q, own, cache.descriptors, distance)
         return Scores(*logits), visible
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mc_jax.caching import Options
-from mc_jax.caching.router import gate_logits, gate_weights
+from mc_jax.caching.router import RunningMean, gate_logits, gate_weights
 from mc_jax.caching.segments import capacity_for, visible_slots
 from mc_jax.errors import InputError
 from mc_jax.model import ModelConfig, RouterInputs
@@ -56,13 +56,16 @@ def memory_gates(options: Options, inputs: RouterInputs) -> Float[Array, "heads 
     def head(u: Array | None, q: Array, pooled: Array) -> Array:
         segments = pooled.astype(jnp.float32)
         segments = segments.reshape(-1, options.segment_len, pooled.shape[-1])
-        own = jnp.cumsum(segments, 1) / jnp.arange(1, options.segment_len + 1)[:, None]
+        sums = jnp.cumsum(segments, 1).reshape(pooled.shape).T
+        counts = jnp.tile(jnp.arange(1, options.segment_len + 1), len(segments))
+        own = RunningMean(sums, counts)
+        means = jnp.mean(segments, 1)
         if options.segmentation == "logarithmic" and count:
-            descriptors = _bucket_means(own[:, -1], count)
+            descriptors = _bucket_means(means, count)
         else:
-            descriptors = own[:count, -1]
+            descriptors = means[:count]
         u = None if u is None else u.T
-        scores = gate_logits(options, u, q.T, own.reshape(pooled.shape).T, descriptors, distance)
+        scores = gate_logits(options, u, q.T, own, descriptors, distance)
         online, cached = gate_weights(options, *scores, visible)
         return jnp.concatenate([online[None], cached]).T[:length]
 
