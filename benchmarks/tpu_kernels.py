@@ -260,6 +260,7 @@ def linear_write(
     from mc_jax.kernels.chips import this_chip
     from mc_jax.kernels.linear_write import Call, default_config, flops, hbm_bytes
     from mc_jax.kernels.linear_write import linear_write as write
+    from mc_jax.memory.linear import LinearGates, MatrixRule, Writes
 
     tokens, line = shape(HEADS, LENGTH, HEAD_DIM), shape(HEADS, LENGTH, dtype=jnp.float32)
     independent, dtype = write_mode == "independent", jnp.dtype(jnp.bfloat16)
@@ -269,13 +270,16 @@ def linear_write(
         config = default_config(call, chip)
         assert config is not None
         config = dataclasses.replace(config, **blocks or {})
-        run = functools.partial(
-            write,
-            segment_len=segment_len,
-            write_mode=write_mode,
-            implementation=implementation,
-            config=config if implementation == "pallas" else None,
-        )
+
+        def run(q: jax.Array, k: jax.Array, v: jax.Array, log_alpha: jax.Array) -> Any:
+            return write(
+                MatrixRule(LinearGates),
+                *(q, k, v, Writes(log_alpha, jnp.ones_like(log_alpha)[:, None])),
+                segment_len=segment_len,
+                write_mode=write_mode,
+                implementation=implementation,
+                config=config if implementation == "pallas" else None,
+            )
 
         def gradient(*args: jax.Array) -> Any:
             outputs, back = jax.vjp(run, *args)

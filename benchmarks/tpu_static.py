@@ -73,17 +73,16 @@ def compile_one(name: str, chip: str, blocks: dict[str, int]) -> None:
         program = jax.jit(run).lower(*args).compile()
     memory, text = program.memory_analysis(), program.as_text()
     assert memory is not None and text is not None
-    used = [int(size) for line in text.splitlines() for size in _kernel_vmem(line)]
-    facts = {"temporaries": memory.temp_size_in_bytes, "vmem": max(used, default=0)}
+    facts = {"temporaries": memory.temp_size_in_bytes, "vmem": _kernel_vmem(text)}
     print(json.dumps(facts if kernel.pallas else facts | {"cycles": xla_cycles.cycles(text)}))
 
 
-def _kernel_vmem(line: str) -> list[str]:
-    """Bytes of vector memory that a Pallas kernel uses, if a line of a program is one."""
-    if 'custom_call_target="tpu_custom_call"' not in line:
-        return []
-    used = line.partition('"used_scoped_memory_configs":')[2].partition("]")[0]
-    return re.findall(r'"memory_space":"1","offset":"\d+","size":"(\d+)"', used)
+def _kernel_vmem(text: str) -> int:
+    """Most bytes of vector memory that a Pallas kernel of a compiled program uses."""
+    calls = text.split('custom_call_target="tpu_custom_call"')[1:]
+    used = (call.partition('"used_scoped_memory_configs":')[2].partition("]")[0] for call in calls)
+    sizes = (re.findall(r'"memory_space":"1","offset":"\d+","size":"(\d+)"', u) for u in used)
+    return max((int(size) for call in sizes for size in call), default=0)
 
 
 def measure(name: str, chip: str, blocks: dict[str, int] | None = None) -> dict:

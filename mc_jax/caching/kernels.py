@@ -14,9 +14,8 @@ from mc_jax.kernels.chips import on_gpu
 from mc_jax.kernels.linear_write.config import MOST_TOKENS, chunk_tokens
 from mc_jax.kernels.tiles import LANES, round_up
 from mc_jax.kernels.writing import Written
-from mc_jax.memory.decay import log_decay
 from mc_jax.memory.deep import DeepRule, TitansGates
-from mc_jax.memory.linear import SWLAGates
+from mc_jax.memory.linear import MatrixRule
 from mc_jax.memory.network import DeepParams, accumulator
 from mc_jax.memory.rule import Rule
 from mc_jax.typing import Array, Float
@@ -195,8 +194,6 @@ def _xla_writes(options: Options, rule: Rule, any_device: bool) -> str | None:
     if rule.network.is_linear:
         if on_gpu() and not any_device:
             return "matrix memories are written by XLA on a GPU"
-        if rule.gates_type is SWLAGates:
-            return "writes over a window of tokens are XLA's"
         if options.caches and chunk_tokens(options.segment_len) is None:
             return f"segments of {options.segment_len} tokens, no multiple of 16, are XLA's"
         return None
@@ -274,7 +271,7 @@ def write_on_kernel(
     q, k, v, gates = jax.tree.map(heads_first, (q, k, v, gates))
     implementation = kernel or "pallas"
     if params is None:
-        written = _write_matrices(options, q, k, v, gates, implementation)
+        written = _write_matrices(options, rule, q, k, v, gates, implementation)
     else:
         written = _write_networks(options, rule, params, q, k, v, gates, implementation)
     return jax.tree.map(lambda x: x.reshape(batch, heads, *x.shape[1:]), written)
@@ -282,6 +279,7 @@ def write_on_kernel(
 
 def _write_matrices(
     options: Options,
+    rule: Rule,
     q: Array,
     k: Array,
     v: Array,
@@ -289,17 +287,16 @@ def _write_matrices(
     implementation: str,
 ) -> Written:
     """Arguments as `write_on_kernel`, heads of all sequences first."""
-    length = q.shape[1]
-    if gates is None:
-        logs = jnp.zeros(q.shape[:2], accumulator(k.dtype))
-    else:
-        logs = log_decay(gates.alpha, jnp.ones(q.shape[:2], bool), accumulator(k.dtype))
+    assert isinstance(rule, MatrixRule)
+    dtype, there = accumulator(k.dtype), jnp.ones(q.shape[:2], bool)
+    by_token = jax.tree.map(lambda x: jnp.moveaxis(x, 1, -1), gates)
     return linear_write.linear_write(
+        rule,
         q,
         k,
         v,
-        logs,
-        segment_len=written_segment(options, length, MOST_TOKENS),
+        jax.vmap(lambda gates, valid: rule.prepare(gates, valid, dtype))(by_token, there),
+        segment_len=written_segment(options, q.shape[1], MOST_TOKENS),
         write_mode="independent" if options.resets else "checkpoint",
         implementation=implementation,
     )

@@ -20,6 +20,8 @@ CASES = [
     Case("swla", "soup", segment_len=12),
     Case("linear", "grm", gate="none", segment_len=12),
     Case("linear", "none", gate="none"),
+    Case("swla", "none", gate="none", write_mode="checkpoint"),
+    Case("swla", "grm", segment_len=16, chunk_len=16),
     Case("linear", "grm", segment_len=32, chunk_len=16),
     Case("linear", "soup", segment_len=16, chunk_len=8, write_mode="checkpoint"),
     # Buckets merge by the retention of what the kernel wrote.
@@ -82,6 +84,7 @@ def test_outputs_cache_and_gradients(case):
         Case("linear", "ssc", segment_len=12),
         Case("linear", "grm", segment_len=16, chunk_len=16),
         Case("linear", "none", gate="none"),
+        Case("swla", "grm", segment_len=16, chunk_len=16),
         Case("titans", "grm", segment_len=32, chunk_len=16, mem_norm="none"),
     ],
     ids=str,
@@ -99,7 +102,7 @@ def test_a_sequence_goes_on_from_its_cache(case):
 @pytest.mark.parametrize(
     ("case", "reason"),
     [
-        (Case("swla", "none", gate="none"), "reads no cached memory"),
+        (Case("titans", "none", gate="none", mem_norm="weight_l2", chunk_len=16), "weight_l2"),
         (Case("dla", "grm"), "multiple of 16, not 3"),
         (Case("linear", "grm", "logarithmic"), "logarithmic"),
         (Case("linear", "grm", gate="position"), "position"),

@@ -10,9 +10,9 @@ from mc_jax.kernels.choice import choose
 from mc_jax.kernels.linear_write.config import Call, Config, default_config
 from mc_jax.kernels.linear_write.pallas_tpu import write
 from mc_jax.kernels.writing import Sequence, Written, reference, xla
-from mc_jax.memory.linear import Writes
+from mc_jax.memory.linear import MatrixRule, Writes
 from mc_jax.memory.network import MatrixWeights, accumulator
-from mc_jax.memory.rule import State, get_rule
+from mc_jax.memory.rule import State
 from mc_jax.typing import Array, Float
 
 F32 = jnp.float32
@@ -21,10 +21,11 @@ XLA_TOKENS = 64
 
 
 def linear_write(
+    rule: MatrixRule,
     q: Float[Array, "heads length head_dim"],
     k: Float[Array, "heads length head_dim"],
     v: Float[Array, "heads length head_dim"],
-    log_alpha: Float[Array, "heads length"],
+    writes: Writes,
     *,
     segment_len: int,
     write_mode: str = "independent",
@@ -33,14 +34,16 @@ def linear_write(
 ) -> Written:
     """Compress a fresh sequence into decayed matrices and read the running one (eqs. 4 and 26).
 
-    `M_t = alpha_t M_{t-1} + v_t k_tᵀ`, of which token t reads `M_t q_t`. A segment starts from
-    nothing, in checkpoint mode from where the one before it ended.
+    `M_t = alpha_t M_{t-1} + sum_i scale_t[i] v_{t-i} k_{t-i}ᵀ`, of which token t reads `M_t q_t`. A
+    segment starts from nothing, in checkpoint mode from where the one before it ended.
 
     Args:
+      rule: linear attention or SWLA.
       q: queries; `heads` are those of all sequences.
       k: keys.
       v: values.
-      log_alpha: logarithms of the retention, at most 0; finite.
+      writes: gates as `rule.prepare` makes them, log_alpha [heads, length] and scale [heads,
+        window, length].
       segment_len: tokens of a segment; the last may have fewer.
       write_mode: independent | checkpoint.
       implementation: reference | xla | pallas | pallas_interpret (the TPU kernel's steps on any
@@ -55,7 +58,8 @@ def linear_write(
     """
     for field, x, shape in (
         *(("k", k, q.shape), ("v", v, q.shape)),
-        ("log_alpha", log_alpha, q.shape[:2]),
+        ("writes.log_alpha", writes.log_alpha, q.shape[:2]),
+        ("writes.scale", writes.scale[:, 0], q.shape[:2]),
     ):
         if x.shape != shape:
             raise InputError(f"{field}.shape", x.shape, str(shape))
@@ -68,16 +72,27 @@ def linear_write(
     (heads, length, head_dim), dtype = q.shape, jnp.dtype(k.dtype)
     call = Call(heads, length, head_dim, segment_len, write_mode == "independent", dtype)
     implementation = choose(implementation, config, lambda anywhere: unsupported(call, anywhere))
-    if implementation in ("pallas", "pallas_interpret"):
-        return _pallas(call, config, implementation == "pallas_interpret", q, k, v, log_alpha)
-    writes = Writes(
-        log_alpha.astype(accumulator(k.dtype)),
-        jnp.ones_like(log_alpha[:, None], accumulator(k.dtype)),
-    )
-    form = xla if implementation == "xla" else reference
-    chunk_len = next(n for n in range(XLA_TOKENS, 0, -1) if segment_len % n == 0)
     sequence = Sequence(q, k, v, writes)
-    return form(get_rule("linear"), None, sequence, segment_len, chunk_len, call.independent)
+    if implementation in ("pallas", "pallas_interpret"):
+        written = _pallas(call, config, implementation == "pallas_interpret", sequence)
+    else:
+        form = xla if implementation == "xla" else reference
+        chunk_len = next(n for n in range(XLA_TOKENS, 0, -1) if segment_len % n == 0)
+        written = form(rule, None, sequence, segment_len, chunk_len, call.independent)
+    return written._replace(final=written.final._replace(window=_last_tokens(call, sequence)))
+
+
+def _last_tokens(call: Call, sequence: Sequence) -> tuple[Array, ...]:
+    """The keys and values that the next token may write again [heads, head_dim, window]."""
+    window = sequence.window
+    start = call.length // call.segment_len * call.segment_len if call.independent else 0
+    there = jnp.arange(call.length - window, call.length) >= start
+
+    def last(x: Array) -> Array:
+        x = jnp.pad(x, ((0, 0), (window, 0), (0, 0)))[:, call.length :]
+        return jnp.where(there[:, None], x.astype(accumulator(x.dtype)), 0).swapaxes(1, 2)
+
+    return last(sequence.k), last(sequence.v)
 
 
 def unsupported(call: Call, any_device: bool = False) -> str | None:
@@ -101,39 +116,45 @@ def unsupported(call: Call, any_device: bool = False) -> str | None:
     return None
 
 
-def _pallas(
-    call: Call,
-    config: Config | None,
-    interpret: bool,
-    q: Array,
-    k: Array,
-    v: Array,
-    log_alpha: Array,
-) -> Written:
-    """The kernel, on whole chunks."""
+def _pallas(call: Call, config: Config | None, interpret: bool, sequence: Sequence) -> Written:
+    """The kernel, on whole chunks, once for every token that a token writes."""
     config = config or default_config(call, this_chip())
     assert config is not None
     config.check(call)
+    assert isinstance(sequence.steps, Writes)
+    log_alpha, scale = sequence.steps
     chunks = config.chunks(call)
     padding = chunks * config.tokens - call.length
 
     def whole(x: Array) -> Array:
         return jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
 
-    log_alpha = whole(log_alpha.astype(F32)).reshape(call.heads, chunks, 1, config.tokens)
-    tokens = (whole(x.astype(call.dtype)) for x in (q, k, v))
-    features, ends = write(call, config, interpret, *tokens, jnp.cumsum(log_alpha, -1))
-    by_segment = _by_segment(log_alpha.reshape(call.heads, -1), call.segment_len)
-    log_decay = jnp.sum(by_segment, -1)
+    log_alpha = whole(log_alpha.astype(F32))
+    decay = jnp.cumsum(log_alpha.reshape(call.heads, chunks, 1, config.tokens), -1)
+    queries = whole(sequence.q.astype(call.dtype))
+    features, ends = jnp.zeros((), F32), jnp.zeros((), F32)
+    for back in range(sequence.window + 1):
+        k, v = (_shifted(call, x, back) for x in (sequence.k, sequence.v))
+        v = (scale[:, back, :, None] * v).astype(call.dtype)
+        more, written = write(call, config, interpret, queries, whole(k), whole(v), decay)
+        features, ends = features + more, ends + written
+    log_decay = jnp.sum(_by_segment(log_alpha, call.segment_len), -1)
     if not call.independent:
         log_decay = jnp.cumsum(log_decay, -1)
     states = State(MatrixWeights(ends), log_decay=log_decay)
     final = jax.tree.map(lambda x: x[:, -1], states)
     if call.independent and call.length % call.segment_len == 0:
         final = jax.tree.map(jnp.zeros_like, final)
-    nothing = jnp.zeros((call.heads, call.head_dim, 0), F32)
-    features = features[:, : call.length].astype(q.dtype)
-    return Written(features, states, final._replace(window=(nothing, nothing)))
+    return Written(features[:, : call.length].astype(sequence.q.dtype), states, final)
+
+
+def _shifted(call: Call, x: Array, back: int) -> Array:
+    """The tokens so many steps back [heads, length, head_dim], 0 before the first there is."""
+    if not back:
+        return x
+    x = jnp.pad(x, ((0, 0), (back, 0), (0, 0)))[:, : call.length]
+    inside = jnp.arange(call.length) % call.segment_len >= back
+    return jnp.where(inside[:, None], x, 0) if call.independent else x
 
 
 def _by_segment(x: Array, segment_len: int) -> Array:

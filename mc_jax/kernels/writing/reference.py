@@ -30,7 +30,7 @@ def reference(
 def _head(rule, params, sequence, segment_len, chunk_len, independent) -> Written:
     """One head: segments one after the other."""
     length, head_dim = sequence.q.shape
-    initial = rule.initial_state(params, head_dim, 0, accumulator(sequence.k.dtype))
+    initial = rule.initial_state(params, head_dim, sequence.window, accumulator(sequence.k.dtype))
     state, features, ends = initial, [], []
     for first in range(0, length, segment_len):
         if independent:

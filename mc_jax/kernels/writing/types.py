@@ -23,6 +23,11 @@ class Sequence(NamedTuple):
     v: Float[Array, "heads length head_dim"]
     steps: Steps | Writes
 
+    @property
+    def window(self) -> int:
+        """How many tokens back a token writes again."""
+        return self.steps.scale.shape[-2] - 1 if isinstance(self.steps, Writes) else 0
+
 
 class Written(NamedTuple):
     """What compressing a sequence gives.
@@ -32,7 +37,8 @@ class Written(NamedTuple):
       ends: of the state at the end of every segment what memories are made of, its weights and
         log_decay, leaves [heads, segments, ...].
       final: state with which the sequence goes on, leaves [heads, ...], float32. Where segments
-        are independent and the last one is full, that is the initial state.
+        are independent and the last one is full, that is the initial state. Its window is not
+        theirs to say, who see a last chunk filled up.
     """
 
     features: Float[Array, "heads length head_dim"]

@@ -43,7 +43,7 @@ def _head(rule, params, sequence, segment_len, chunk_len, independent) -> Writte
     q, k, v = (placed(x.T) for x in sequence[:3])
     coefficients, end = jax.vmap(jax.vmap(rule.coefficients))(jax.tree.map(placed, sequence.steps))
     complete = placed(jnp.ones(length, bool))[..., -1]
-    initial = rule.initial_state(params, head_dim, 0, accumulator(dtype))
+    initial = rule.initial_state(params, head_dim, sequence.window, accumulator(dtype))
     anchored = initial.anchor is not None
     # Every chunk starts at the state's own weights: an anchor would be a copy of them.
     initial = initial._replace(anchor=None)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from mc_jax.kernels.linear_write import Config, linear_write
+from mc_jax.memory.linear import Writes
+from mc_jax.memory.rule import get_rule
 from tests.compiling import quick_jit
 
 
@@ -21,6 +23,7 @@ class Case:
     heads: int = 2
     config: Config | None = None
     gates: str = "mild"
+    window: int = 0
 
 
 def arguments(case: Case):
@@ -35,13 +38,22 @@ def arguments(case: Case):
         alpha = np.where(place % 3 == 0, 1.0, np.where(place % 7 == 3, 1e-30, alpha))
     if case.gates == "all forget":
         alpha = np.full(shape, 1e-37)
-    return q, k, v, jnp.log(jnp.asarray(alpha, jnp.float32))
+    scale = np.ones((case.heads, 1, case.length))
+    if case.window:
+        scale = rng.uniform(0, 1, (case.heads, 1 + case.window, case.length))
+        scale[:, :, case.length // 3] = 0
+    return q, k, v, Writes(*(jnp.asarray(x, jnp.float32) for x in (np.log(alpha), scale)))
+
+
+def rule_of(case: Case):
+    return get_rule("swla" if case.window else "linear")
 
 
 def outputs_and_gradients(case: Case, implementation: str):
     """Written, and the gradients of all arguments for cotangents of all outputs."""
     write = functools.partial(
         linear_write,
+        rule_of(case),
         segment_len=case.segment_len,
         write_mode=case.write_mode,
         implementation=implementation,

@@ -2,16 +2,15 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from mc_jax.errors import InputError
 from mc_jax.kernels.chips import this_chip
 from mc_jax.kernels.linear_write import Call, Config, default_config, flops, linear_write
-from mc_jax.memory.linear import LinearGates
-from mc_jax.memory.rule import get_rule
+from mc_jax.memory.linear import LinearGates, SWLAGates, Writes
+from mc_jax.memory.rule import State, get_rule
 from tests.kernels.deep_write.cases import assert_close
-from tests.kernels.linear_write.cases import Case, arguments, outputs_and_gradients
+from tests.kernels.linear_write.cases import Case, arguments, outputs_and_gradients, rule_of
 from tests.kernels.tpu import TOPOLOGIES, compile_for, needs_libtpu
 
 CASES = [
@@ -28,6 +27,11 @@ CASES = [
     (Case("independent", 64, 64, 150, gates="extreme"), 2e-5),
     (Case("checkpoint", 64, 64, 150, gates="extreme"), 2e-5),
     (Case("checkpoint", 64, 64, 150, gates="all forget"), 2e-5),
+    (Case("independent", 32, 64, 150, window=1), 2e-5),
+    (Case("checkpoint", 32, 64, 129, config=Config(2, 16), window=3, gates="extreme"), 2e-5),
+    # The window reaches back before the sequence, and before its last segment.
+    (Case("independent", 32, 32, 34, window=3), 2e-5),
+    (Case("independent", 64, 64, 150, jnp.bfloat16, window=1), 1e-2),
     (Case("independent", 64, 64, 150, jnp.bfloat16, config=Config(1, 32)), 1e-2),
     (Case("checkpoint", 32, 128, 300, jnp.bfloat16), 1e-2),
 ]
@@ -40,23 +44,31 @@ def test_outputs_and_all_gradients(case, tolerance, implementation):
     assert_close(found, outputs_and_gradients(case, "reference"), tolerance)
 
 
-def test_the_reference_is_the_rule_token_by_token():
-    case = Case("independent", 16, 32, 70, heads=1)
-    q, k, v, logs = arguments(case)
-    rule, written = get_rule("linear"), linear_write(q, k, v, logs, segment_len=32)
-    initial = rule.initial_state(None, 16, 0, jnp.float32)
+@pytest.mark.parametrize("write_mode", ["independent", "checkpoint"])
+@pytest.mark.parametrize("length", [64, 70])
+@pytest.mark.parametrize("window", [0, 2])
+def test_the_reference_is_the_rule_token_by_token(window, length, write_mode):
+    case = Case(write_mode, 16, 32, length, heads=1, window=window)
+    q, k, v, writes = arguments(case)
+    rule, (log_alpha, scale) = rule_of(case), writes
+    written = linear_write(
+        rule, q, k, v, writes, segment_len=32, write_mode=write_mode, implementation="reference"
+    )
+    initial = rule.initial_state(None, 16, window, jnp.float32)
     state, features, ends = initial, [], []
-    for token in range(70):
-        gates = LinearGates(jnp.exp(logs[0, token]))
+    for token in range(length):
+        alpha = jnp.exp(log_alpha[0, token])
+        gates = LinearGates(alpha)
+        if window:
+            gates = SWLAGates(alpha, scale[0, 1:, token], scale[0, 0, token])
         state = rule.step(None, state, k[0, token][:, None], v[0, token][:, None], gates)
         features.append(state.weights.w @ q[0, token])
-        if token % 32 == 31 or token == 69:
-            ends.append((state.weights.w, state.log_decay))
-            state = initial if token < 69 else state
-    np.testing.assert_allclose(written.features[0], jnp.stack(features), atol=1e-4)
-    for found, position in ((written.ends.weights.w, 0), (written.ends.log_decay, 1)):
-        np.testing.assert_allclose(found[0], jnp.stack([e[position] for e in ends]), atol=1e-4)
-    assert_close(jax.tree.map(lambda x: x[0], written.final), state, 1e-5)
+        if token % 32 == 31 or token == length - 1:
+            ends.append(State(state.weights, log_decay=state.log_decay))
+        if token % 32 == 31 and write_mode == "independent":
+            state = initial
+    expected = jnp.stack(features), jax.tree.map(lambda *x: jnp.stack(x), *ends), state
+    assert_close(jax.tree.map(lambda x: x[0], tuple(written)), expected, 2e-5)
 
 
 def test_the_causal_half_is_what_counts():
@@ -67,9 +79,16 @@ def test_the_causal_half_is_what_counts():
     assert flops(call, config) == 2 * (2 * 2 * pairs * 32 + 2 * 64 * 32 * 32)
 
 
+LINEAR = get_rule("linear")
+
+
+def neutral(heads, length):
+    return Writes(jnp.zeros((heads, length)), jnp.ones((heads, 1, length)))
+
+
 def write(length=32, head_dim=32, dtype=jnp.float32, **options):
     x = jnp.ones((4, length, head_dim), dtype)
-    return linear_write(x, x, x, jnp.zeros((4, length)), **{"segment_len": 32, **options})
+    return linear_write(LINEAR, x, x, x, neutral(4, length), **{"segment_len": 32, **options})
 
 
 @pytest.mark.parametrize(
@@ -103,9 +122,12 @@ def test_steps_that_no_call_has(heads, tokens):
 def test_arrays_that_do_not_go_together():
     x = jnp.ones((2, 32, 16))
     with pytest.raises(InputError, match="log_alpha.shape"):
-        linear_write(x, x, x, jnp.zeros((2, 31)), segment_len=16)
+        linear_write(LINEAR, x, x, x, neutral(2, 31), segment_len=16)
+    with pytest.raises(InputError, match="scale.shape"):
+        writes = neutral(2, 32)._replace(scale=jnp.ones((2, 1, 31)))
+        linear_write(LINEAR, x, x, x, writes, segment_len=16)
     with pytest.raises(InputError, match="v.shape"):
-        linear_write(x, x, x[:, :31], jnp.zeros((2, 32)), segment_len=16)
+        linear_write(LINEAR, x, x, x[:, :31], neutral(2, 32), segment_len=16)
 
 
 @needs_libtpu
@@ -115,7 +137,7 @@ def test_arrays_that_do_not_go_together():
     [
         Case("independent", 128, 256, 1024, jnp.bfloat16, heads=4),
         Case("checkpoint", 64, 96, 250),
-        Case("independent", 256, 512, 1024, jnp.bfloat16, heads=1),
+        Case("independent", 256, 512, 1024, jnp.bfloat16, heads=1, window=1),
     ],
     ids=str,
 )
@@ -123,6 +145,7 @@ def test_forward_and_backward_compile(chip, case):
     def gradient(*args):
         def run(*args):
             return linear_write(
+                rule_of(case),
                 *args,
                 segment_len=case.segment_len,
                 write_mode=case.write_mode,
