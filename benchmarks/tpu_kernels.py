@@ -239,13 +239,14 @@ def level_read(backward: bool) -> Kernel:
 
     run = gradient if backward else jax.vmap(one)
     reads = sum(SEGMENT_LEN * segment.bit_count() for segment in range(segments))
-    products, arrays = (2, 4) if backward else (1, 2)
+    # Inputs and their gradients are bfloat16, outputs and theirs float32.
+    products, token_bytes = (2, 2 + 4 + 2) if backward else (1, 2 + 4)
     matrix_bytes = products * levels * segments * HEAD_DIM**2 * 2
     return Kernel(
         lambda chip: (run, (tokens, matrices, gate)),
         ("level_read_backward" if backward else "level_read_forward",),
         HEADS * products * 2 * HEAD_DIM**2 * reads,
-        HEADS * (arrays * 2 * HEAD_DIM * LENGTH + matrix_bytes + products * 4 * levels * LENGTH),
+        HEADS * (token_bytes * HEAD_DIM * LENGTH + matrix_bytes + products * 4 * levels * LENGTH),
     )
 
 

@@ -97,7 +97,8 @@ def memory_caching(
       implementation: recurrent (a token at a time, as the equations are printed) | decode (a token
         at a time, reading only what it needs) | chunked (chunk-parallel, with the best kernels of
         the device) | xla | pallas | pallas_interpret (chunk-parallel, every kernel of that kind);
-        None picks decode for a single token and else chunked.
+        None picks decode for a single token and else chunked. Kernels run on one device: with
+        arrays on several, call this inside `jax.shard_map`, as the model does, or name xla.
       context_axis: inside `jax.shard_map`, the mesh axis that sequences are split over: the call
         has this device's run of them, whole segments, and outputs are those of the whole
         sequences. None if the call has all tokens.

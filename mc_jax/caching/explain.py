@@ -18,6 +18,7 @@ from mc_jax.kernels.linear_read import config as linear_read
 from mc_jax.kernels.linear_write import config as linear_write
 from mc_jax.kernels.selected_memories import worth_selecting
 from mc_jax.memory import get_rule
+from mc_jax.memory.linear import SWLAGates
 from mc_jax.memory.network import ACTIVATIONS, MEM_NORMS
 
 
@@ -85,6 +86,8 @@ def explain(
     elif not unwritten:
         matrices = linear_write_call(options, all_heads, length, head_dim, kind)
         lines += _linear_write_costs(matrices)
+        if the_rule.gates_type is SWLAGates:
+            lines.append("       once for every token that a token writes, 2 with a window of 2")
     reader = "deep_read" if deep and aggregation != "soup" else "linear_read"
     if segmentation == "logarithmic":
         reader = "level_read"

@@ -12,7 +12,7 @@ from mc_jax.errors import InputError
 from mc_jax.kernels import deep_read, deep_write, level_read, linear_read, linear_write
 from mc_jax.kernels.chips import on_gpu
 from mc_jax.kernels.linear_write.config import MOST_TOKENS, chunk_tokens
-from mc_jax.kernels.tiles import LANES, round_up
+from mc_jax.kernels.tiles import round_up
 from mc_jax.kernels.writing import Written
 from mc_jax.memory.deep import DeepRule, TitansGates
 from mc_jax.memory.linear import MatrixRule
@@ -90,7 +90,7 @@ def _no_matrix_read(
 ) -> str | None:
     """Why no kernel reads matrices of a shape, (out, in)."""
     if options.segmentation == "logarithmic":
-        return level_read.unsupported(options.segment_len, shape, dtype, any_device)
+        return level_read.unsupported(options.segment_len, shape, dtype, any_device=any_device)
     by_position = options.gated and not options.routed
     return linear_read.unsupported(shape, dtype, by_position, any_device)
 
@@ -102,11 +102,8 @@ def _xla_reads(options: Options, rule: Rule) -> str | None:
     if options.segmentation == "logarithmic":
         if not rule.network.is_linear and options.aggregation != "soup":
             return "MLP memories of logarithmic segments are read by XLA"
-        if options.segment_len % LANES:
-            return (
-                f"logarithmic segments of {options.segment_len} tokens, no multiple of {LANES}, "
-                "are read by XLA"
-            )
+        if not level_read.takes_segments(options.segment_len):
+            return f"logarithmic segments of {options.segment_len} tokens are read by XLA"
     return None
 
 
@@ -195,7 +192,7 @@ def _xla_writes(options: Options, rule: Rule, any_device: bool) -> str | None:
         if on_gpu() and not any_device:
             return "matrix memories are written by XLA on a GPU"
         if options.caches and chunk_tokens(options.segment_len) is None:
-            return f"segments of {options.segment_len} tokens, no multiple of 16, are XLA's"
+            return f"segments of {options.segment_len} tokens are written by XLA"
         return None
     if options.aggregation == "soup":
         return "soup mixes the online memory's linear maps, which XLA leaves open"

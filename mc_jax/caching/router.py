@@ -16,11 +16,11 @@ class RunningMean(NamedTuple):
 
     Attributes:
       sums: of the keys up to each token.
-      counts: how many they are.
+      counts: how many they are [tokens].
     """
 
     sums: Float[Array, "head_dim tokens"]
-    counts: Float[Array, " tokens"]
+    counts: Array
 
 
 def gate_logits(

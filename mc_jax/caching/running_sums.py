@@ -19,8 +19,8 @@ def running_sums(
 ) -> Float[Array, "width segments tokens"]:
     """Sums of a segment's tokens up to each one, in `dtype`.
 
-    On a GPU a product with ones, which takes one pass over memory; float32 sums of what is bfloat16
-    are the same either way.
+    On a GPU or a TPU a product with ones, which takes one pass over memory; float32 sums of what is
+    bfloat16 are the same either way.
     """
     product = not on_cpu() and x.shape[-1] <= MOST_TOKENS
     return _products(dtype, x) if product else jnp.cumsum(x.astype(dtype), -1)

@@ -156,6 +156,10 @@ def test_on_a_tpu_explain_names_the_kernels_and_their_steps():
             ["linear_write_backward", "linear_read_backward"],
         ),
         (
+            Case("linear", "grm", "logarithmic", segment_len=128, chunk_len=32),
+            ["linear_write_backward", "level_read_backward"],
+        ),
+        (
             Case("titans", "grm", segment_len=64, chunk_len=32),
             ["deep_write_backward", "deep_read_backward"],
         ),
@@ -163,7 +167,7 @@ def test_on_a_tpu_explain_names_the_kernels_and_their_steps():
     ids=str,
 )
 def test_on_a_tpu_kernels_are_the_default(case, kernels):
-    inputs = cast(make_inputs(case, 256, dim=128, hidden=256), jnp.float32)
+    inputs = cast(make_inputs(case, 512, dim=128, hidden=256), jnp.float32)
     inputs |= {name: inputs[name].astype(jnp.bfloat16) for name in ("q", "k", "v", "u")}
 
     def loss(inputs):

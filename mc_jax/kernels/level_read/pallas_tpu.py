@@ -13,7 +13,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from mc_jax.kernels.chips import this_chip, vmem_limit
-from mc_jax.kernels.tiles import contract
+from mc_jax.kernels.tiles import LANES, contract, round_up
 from mc_jax.typing import Array, Float
 
 F32 = jnp.float32
@@ -41,7 +41,7 @@ def read(
     return blocks.run(
         *(_forward_kernel, interpret),
         in_specs=[(blocks.tokens(x.shape[0]), blocks.matrices, blocks.tokens(len(weights)))],
-        out_shape=jax.ShapeDtypeStruct((out, x.shape[1]), x.dtype),
+        out_shape=jax.ShapeDtypeStruct((out, x.shape[1]), F32),
         out_specs=blocks.tokens(out),
         name="level_read_forward",
     )((x, weights, gate))
@@ -101,17 +101,26 @@ class _Blocks:
         )
 
 
+def vmem_bytes(segment_len: int, shape: tuple[int, int], dtype: Any, levels: int) -> int:
+    """VMEM of the backward kernel: matrices and their gradients twice, and a step's values."""
+    (out, width), size = shape, min(segment_len, MOST_TOKENS)
+    narrow = jnp.dtype(dtype).itemsize
+    matrices = levels * out * round_up(width, LANES) * (4 * narrow + narrow + 4)
+    tokens = size * (levels * out * (4 + 4 + narrow) + 2 * (2 * narrow * width + 4 * out))
+    return matrices + tokens
+
+
 def _weighted(gate: Any, x: Array) -> Array:
-    """x weighted by each level's gates, below each other, in the type of x."""
-    wide = x.astype(F32)
-    return jnp.concatenate([gate[i : i + 1] * wide for i in range(gate.shape[0])]).astype(x.dtype)
+    """x weighted by each level's gates, below each other, in float32."""
+    return jnp.concatenate([gate[i : i + 1] * x for i in range(gate.shape[0])])
 
 
 def _forward_kernel(inputs: Any, y_ref: Any) -> None:
     x_ref, weights, gate_ref = inputs
     side_by_side = jnp.concatenate([w[...] for w in weights], 1)
-    y = contract(side_by_side, _weighted(gate_ref[...], x_ref[...]), (1, 0))
-    y_ref[...] = y.astype(y_ref.dtype)
+    x = x_ref[...]
+    weighted = _weighted(gate_ref[...], x.astype(F32)).astype(x.dtype)
+    y_ref[...] = contract(side_by_side, weighted, (1, 0))
 
 
 def _backward_kernel(inputs: Any, outputs: Any, dweights: Any) -> None:
@@ -119,14 +128,14 @@ def _backward_kernel(inputs: Any, outputs: Any, dweights: Any) -> None:
     dx_ref, dweights_refs, dgate_ref = outputs
     part = pl.program_id(1)
     x, dy = x_ref[...], dy_ref[...]
-    out = dy.shape[0]
+    out, dtype = dy.shape[0], x.dtype
     stacked = jnp.concatenate([w[...] for w in weights])
-    weighted = _weighted(gate_ref[...], dy)
+    weighted = _weighted(gate_ref[...], dy).astype(dtype)
     dx_ref[...] = contract(stacked, weighted, (0, 0)).astype(dx_ref.dtype)
     # What each level alone gives, against which way the outputs want to go.
-    each, wide = contract(stacked, x, (1, 0)), dy.astype(F32)
+    each = contract(stacked, x, (1, 0))
     rows = [each[i * out : (i + 1) * out] for i in range(len(weights))]
-    dgate_ref[...] = jnp.concatenate([jnp.sum(row * wide, 0, keepdims=True) for row in rows])
+    dgate_ref[...] = jnp.concatenate([jnp.sum(row * dy, 0, keepdims=True) for row in rows])
 
     @pl.when(part == 0)
     def _() -> None:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.experimental.pallas import tpu as pltpu
 
 from mc_jax.errors import InputError
@@ -110,8 +111,9 @@ def unsupported(call: Call, any_device: bool = False) -> str | None:
         return f"the kernel takes a head_dim that is a multiple of 16, not {call.head_dim}"
     if default_config(call, this_chip()) is None:
         return (
-            f"the kernel takes segments of a multiple of 16 tokens and states that fit into VMEM, "
-            f"not {call.segment_len} tokens of {call.head_dim}"
+            "the kernel takes segments of a multiple of 16 tokens, long ones in chunks of at least "
+            "64, and states that fit into VMEM, not "
+            f"{call.segment_len} tokens of {call.head_dim}"
         )
     return None
 
@@ -130,7 +132,7 @@ def _pallas(call: Call, config: Config | None, interpret: bool, sequence: Sequen
         return jnp.pad(x, [(0, 0), (0, padding)] + [(0, 0)] * (x.ndim - 2))
 
     log_alpha = whole(log_alpha.astype(F32))
-    decay = jnp.cumsum(log_alpha.reshape(call.heads, chunks, 1, config.tokens), -1)
+    decay = _sums(log_alpha.reshape(call.heads, chunks, 1, config.tokens))
     queries = whole(sequence.q.astype(call.dtype))
     features, ends = jnp.zeros((), F32), jnp.zeros((), F32)
     for back in range(sequence.window + 1):
@@ -146,6 +148,16 @@ def _pallas(call: Call, config: Config | None, interpret: bool, sequence: Sequen
     if call.independent and call.length % call.segment_len == 0:
         final = jax.tree.map(jnp.zeros_like, final)
     return Written(features[:, : call.length].astype(sequence.q.dtype), states, final)
+
+
+def _sums(logs: Float[Array, "heads chunks 1 chunk"]) -> Float[Array, "heads chunks 2 chunk"]:
+    """Running sums of logs in two parts that add up to them.
+
+    Where retentions underflow, a sum of float32 has no room for those of mild ones after them. Sums
+    of multiples of 1/64 are exact, and those of what is left are small.
+    """
+    coarse = lax.stop_gradient(jnp.round(logs * 64) / 64)
+    return jnp.cumsum(jnp.concatenate([coarse, logs - coarse], 2), -1)
 
 
 def _shifted(call: Call, x: Array, back: int) -> Array:

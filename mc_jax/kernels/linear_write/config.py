@@ -13,7 +13,7 @@ VMEM_SHARE = 0.6
 # Heads of a step: enough to make up for starting it, and few enough to compile fast.
 MOST_HEADS = 4
 # Tokens of a chunk: products of its pairs cost as much as those with a state of 128 by 128.
-MOST_TOKENS, LEAST_TOKENS = 256, 16
+MOST_TOKENS, ENOUGH_TOKENS, LEAST_TOKENS = 256, 64, 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,9 +86,15 @@ class Config:
 
 
 def chunk_tokens(segment_len: int) -> int | None:
-    """Tokens of a chunk for segments of so many; None if they cannot be cut."""
-    sizes = range(LEAST_TOKENS, min(segment_len, MOST_TOKENS) + 1, LEAST_TOKENS)
-    return max((size for size in sizes if segment_len % size == 0), default=None)
+    """Tokens of a chunk for segments of so many; None if they cannot be cut well.
+
+    A segment is a chunk if it is short, and else is cut into none so short that their states would
+    take more memory than their tokens.
+    """
+    if segment_len <= MOST_TOKENS:
+        return None if segment_len % LEAST_TOKENS else segment_len
+    sizes = range(MOST_TOKENS, ENOUGH_TOKENS - 1, -LEAST_TOKENS)
+    return next((size for size in sizes if segment_len % size == 0), None)
 
 
 def default_config(call: Call, chip: pltpu.TpuInfo) -> Config | None:

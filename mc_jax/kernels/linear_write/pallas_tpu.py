@@ -35,7 +35,7 @@ def write(
     q: Float[Array, "heads tokens head_dim"],
     k: Float[Array, "heads tokens head_dim"],
     v: Float[Array, "heads tokens head_dim"],
-    log_decay: Float[Array, "heads chunks 1 chunk"],
+    log_decay: Float[Array, "heads chunks 2 chunk"],
 ) -> tuple[Float[Array, "heads tokens head_dim"], Float[Array, "heads segments head_dim head_dim"]]:
     """What tokens read of the running memory, and the states at the ends of segments, float32.
 
@@ -46,7 +46,8 @@ def write(
       q: queries, whole chunks of them.
       k: keys.
       v: values.
-      log_decay: sums of log retentions from each chunk's start.
+      log_decay: sums of log retentions from each chunk's start, in two parts that add up to them;
+        the gradient is that of the second.
     """
     return _forward(call, config, interpret, False, q, k, v, log_decay)
 
@@ -88,7 +89,7 @@ class _Blocks(NamedTuple):
             pl.BlockSpec(
                 (config.heads, config.tokens, call.head_dim), lambda h, s: (h, chunk(s), 0)
             ),
-            pl.BlockSpec((config.heads, None, 1, config.tokens), lambda h, s: (h, chunk(s), 0, 0)),
+            pl.BlockSpec((config.heads, None, 2, config.tokens), lambda h, s: (h, chunk(s), 0, 0)),
             pl.BlockSpec(matrix, lambda h, s: (h, chunk(s) // each, 0, 0)),
             pl.BlockSpec(matrix, lambda h, s: (h, state(s), 0, 0)),
         )
@@ -166,14 +167,18 @@ class _Decay(NamedTuple):
     whole: Float[Array, "1 1"]
 
     @classmethod
-    def of(cls, row: Float[Array, "1 chunk"]) -> "_Decay":
-        """From the sums of log retentions."""
-        size = row.shape[1]
-        column, last = row.T, row[:, size - 1 :]
+    def of(cls, rows: Float[Array, "2 chunk"]) -> "_Decay":
+        """From the sums of log retentions, in two parts."""
+        size = rows.shape[1]
+        columns, last = rows.T, rows[:, size - 1 :]
         token, other = (lax.broadcasted_iota(jnp.int32, (size, size), axis) for axis in (0, 1))
+        # Each part by itself: their sum would round away what the second is for.
+        since = (columns[:, :1] - rows[:1]) + (columns[:, 1:] - rows[1:])
+        left = (last[:1] - columns[:, :1]) + (last[1:] - columns[:, 1:])
         # Masked before exp, which would overflow above the diagonal.
-        pairs = jnp.exp(jnp.where(token >= other, column - row, -jnp.inf))
-        return cls(pairs, jnp.exp(column), jnp.exp(last - column), jnp.exp(last))
+        pairs = jnp.exp(jnp.where(token >= other, since, -jnp.inf))
+        before = jnp.exp(jnp.sum(columns, 1, keepdims=True))
+        return cls(pairs, before, jnp.exp(left), jnp.exp(jnp.sum(last, 0, keepdims=True)))
 
 
 def _starts(call: Call, config: Config, chunk: Array) -> Array:
@@ -263,4 +268,5 @@ def _backward_kernel(
         dq_ref[head] = dq.astype(dtype)
         row = dc.T - jnp.sum(dpairs, 0, keepdims=True)
         end = lax.broadcasted_iota(jnp.int32, row.shape, 1) == config.tokens - 1
-        dc_ref[head] = row + jnp.where(end, dlast, 0)
+        row = row + jnp.where(end, dlast, 0)
+        dc_ref[head] = jnp.concatenate([jnp.zeros_like(row), row])

@@ -32,7 +32,8 @@ def arguments(case, dtype=jnp.float32):
     weights = [jnp.asarray(rng.normal(size=(segments, *shape)), dtype) for _ in range(levels)]
     gate = rng.uniform(size=(levels, segments, segment_len))
     gate[rng.uniform(size=(levels, segments)) < 0.4] = 0
-    gate[:, 0] = 0
+    if segments > 1:
+        gate[:, 0] = 0
     return x, weights, jnp.asarray(gate.reshape(levels, -1), jnp.float32)
 
 
@@ -85,6 +86,7 @@ def test_heads_side_by_side():
         ((640, 1, 1, (32, 32)), jnp.float32, "pallas_interpret", "not 640"),
         ((128, 1, 1, (32, 24)), jnp.float32, "pallas_interpret", "not 32 x 24"),
         (CASES[0], jnp.float32, "triton", "reference | xla | pallas"),
+        ((512, 1, 8, (512, 2048)), jnp.bfloat16, "pallas_interpret", "8 levels of 512 x 2048"),
     ],
 )
 def test_refusals(case, dtype, implementation, reason):
@@ -97,6 +99,12 @@ def test_arrays_that_do_not_go_together():
     x, weights, gate = arguments((4, 2, 2, (3, 3)))
     with pytest.raises(InputError, match="gate.shape"):
         level_read(x, weights, gate[:1])
+    with pytest.raises(InputError, match="at least one level"):
+        level_read(x, [], gate)
+    with pytest.raises(InputError, match=r"weights\[1\].shape"):
+        level_read(x, [weights[0], weights[1][:1]], gate)
+    with pytest.raises(InputError, match=r"weights\[0\].shape"):
+        level_read(x[:2], weights, gate)
     with pytest.raises(InputError, match="whole segments"):
         level_read(x[:, :7], weights, gate[:, :7])
 
@@ -110,8 +118,10 @@ def test_arrays_that_do_not_go_together():
 )
 def test_forward_and_backward_compile(chip, case, dtype):
     def gradient(*args):
-        y, pull = jax.vjp(functools.partial(level_read, implementation="pallas"), *args)
+        heads = jax.vmap(functools.partial(level_read, implementation="pallas"))
+        y, pull = jax.vjp(heads, *args)
         return pull(y)
 
-    text = compile_for(chip, gradient, *arguments(case, dtype)).as_text()
+    heads = jax.tree.map(lambda a: jnp.stack([a, a]), arguments(case, dtype))
+    text = compile_for(chip, gradient, *heads).as_text()
     assert "level_read_forward" in text and "level_read_backward" in text

@@ -36,6 +36,8 @@ def arguments(case: Case):
         # 1 forgets nothing, and what underflowed nearly all.
         place = np.arange(case.length)
         alpha = np.where(place % 3 == 0, 1.0, np.where(place % 7 == 3, 1e-30, alpha))
+    if case.gates == "extreme first":
+        alpha = np.where(np.arange(case.length) < 128, 1e-30, rng.uniform(0.999, 1, shape))
     if case.gates == "all forget":
         alpha = np.full(shape, 1e-37)
     scale = np.ones((case.heads, 1, case.length))
@@ -49,8 +51,14 @@ def rule_of(case: Case):
     return get_rule("swla" if case.window else "linear")
 
 
-def outputs_and_gradients(case: Case, implementation: str):
-    """Written, and the gradients of all arguments for cotangents of all outputs."""
+def outputs_and_gradients(case: Case, implementation: str, exact: bool = False):
+    """Written, and the gradients of all arguments for cotangents of all outputs.
+
+    Args:
+      case: what is written.
+      implementation: by what.
+      exact: compute in float64, and round what comes out.
+    """
     write = functools.partial(
         linear_write,
         rule_of(case),
@@ -60,14 +68,19 @@ def outputs_and_gradients(case: Case, implementation: str):
         config=case.config if implementation.startswith("pallas") else None,
     )
 
-    @quick_jit
-    def run(*args):
+    def run(cotangents, *args):
         written, pull = jax.vjp(write, *args)
-        leaves, tree = jax.tree.flatten(written)
-        keys = jax.random.split(jax.random.key(1), len(leaves))
-        cotangents = [
-            jax.random.normal(key, x.shape, x.dtype) for key, x in zip(keys, leaves, strict=True)
-        ]
-        return written, pull(tree.unflatten(cotangents))
+        return written, pull(cotangents)
 
-    return run(*arguments(case))
+    args = arguments(case)
+    leaves, tree = jax.tree.flatten(jax.eval_shape(write, *args))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    cotangents = tree.unflatten(
+        jax.random.normal(key, x.shape, x.dtype) for key, x in zip(keys, leaves, strict=True)
+    )
+    if not exact:
+        return quick_jit(run)(cotangents, *args)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (cotangents, *args))
+        found = quick_jit(run)(*wide)
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), found)

@@ -27,6 +27,8 @@ CASES = [
     (Case("independent", 64, 64, 150, gates="extreme"), 2e-5),
     (Case("checkpoint", 64, 64, 150, gates="extreme"), 2e-5),
     (Case("checkpoint", 64, 64, 150, gates="all forget"), 2e-5),
+    # A chunk of 256 that forgets all many times over, and then nearly nothing.
+    (Case("checkpoint", 16, 256, 300, gates="extreme first"), 2e-5),
     (Case("independent", 32, 64, 150, window=1), 2e-5),
     (Case("checkpoint", 32, 64, 129, config=Config(2, 16), window=3, gates="extreme"), 2e-5),
     # The window reaches back before the sequence, and before its last segment.
@@ -41,7 +43,9 @@ CASES = [
 @pytest.mark.parametrize("case, tolerance", CASES, ids=str)
 def test_outputs_and_all_gradients(case, tolerance, implementation):
     found = outputs_and_gradients(case, implementation)
-    assert_close(found, outputs_and_gradients(case, "reference"), tolerance)
+    # In float32 the reference itself is off by more where retention underflows.
+    exact = case.gates.startswith("extreme") and implementation == "pallas_interpret"
+    assert_close(found, outputs_and_gradients(case, "reference", exact), tolerance)
 
 
 @pytest.mark.parametrize("write_mode", ["independent", "checkpoint"])
@@ -137,6 +141,7 @@ def test_arrays_that_do_not_go_together():
     [
         Case("independent", 128, 256, 1024, jnp.bfloat16, heads=4),
         Case("checkpoint", 64, 96, 250),
+        Case("independent", 16, 16, 40),
         Case("independent", 256, 512, 1024, jnp.bfloat16, heads=1, window=1),
     ],
     ids=str,
