@@ -261,7 +261,7 @@ def linear_write(
     from mc_jax.kernels.chips import this_chip
     from mc_jax.kernels.linear_write import Call, default_config, flops, hbm_bytes
     from mc_jax.kernels.linear_write import linear_write as write
-    from mc_jax.memory.linear import LinearGates, MatrixRule, Writes
+    from mc_jax.memory.linear import Writes
 
     tokens, line = shape(HEADS, LENGTH, HEAD_DIM), shape(HEADS, LENGTH, dtype=jnp.float32)
     independent, dtype = write_mode == "independent", jnp.dtype(jnp.bfloat16)
@@ -274,7 +274,6 @@ def linear_write(
 
         def run(q: jax.Array, k: jax.Array, v: jax.Array, log_alpha: jax.Array) -> Any:
             return write(
-                MatrixRule(LinearGates),
                 *(q, k, v, Writes(log_alpha, jnp.ones_like(log_alpha)[:, None])),
                 segment_len=segment_len,
                 write_mode=write_mode,

@@ -288,7 +288,6 @@ def _write_matrices(
     dtype, there = accumulator(k.dtype), jnp.ones(q.shape[:2], bool)
     by_token = jax.tree.map(lambda x: jnp.moveaxis(x, 1, -1), gates)
     return linear_write.linear_write(
-        rule,
         q,
         k,
         v,

@@ -27,6 +27,11 @@ def this_chip() -> pltpu.TpuInfo:
     return pltpu.get_tpu_info_for_chip(pltpu.ChipVersion.TPU_V5E, 1)
 
 
+def vmem_room(chip: pltpu.TpuInfo) -> float:
+    """Bytes of VMEM that blocks may fill; the rest is for values between instructions."""
+    return 0.6 * chip.vmem_capacity_bytes
+
+
 def vmem_limit(chip: pltpu.TpuInfo) -> int:
     """Bytes of VMEM that a kernel may take; a little is left to the compiler."""
     return chip.vmem_capacity_bytes * 7 // 8

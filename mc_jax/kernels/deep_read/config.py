@@ -8,10 +8,9 @@ from jax.experimental.pallas import tpu as pltpu
 
 from mc_jax.errors import InputError
 from mc_jax.kernels import reading
+from mc_jax.kernels.chips import vmem_room
 from mc_jax.kernels.tiles import LANES, round_up
 
-# The part of the vector memory that blocks may fill; the rest is for values between instructions.
-VMEM_SHARE = 0.6
 BLOCKS = (1024, 768, 512, 384, 256, 128)
 # Most elements of a block's hidden layer, of which the backward kernel holds several arrays.
 MOST_HIDDEN = 1024 * 512
@@ -136,7 +135,7 @@ def default_config(call: Call, chip: pltpu.TpuInfo) -> Config | None:
     block = min(sizes, key=lambda size: (round_up(call.length, size), -size))
     part = 256 if block % 256 == 0 else block
     resident, backward = (
-        _resident(call.memories, VMEM_SHARE * chip.vmem_capacity_bytes // size)
+        _resident(call.memories, vmem_room(chip) // size)
         for size in (_memory_bytes(call), _memory_bytes_backward(call))
     )
     if not backward:

@@ -13,13 +13,12 @@ from mc_jax.kernels.deep_write.chunk import Affine, Memory, Tokens
 from mc_jax.kernels.deep_write.config import Call, Config, default_config
 from mc_jax.kernels.deep_write.forward import Outputs
 from mc_jax.kernels.deep_write.vjp import write
-from mc_jax.kernels.writing import Sequence, Written, reference, xla
+from mc_jax.kernels.writing import Sequence, Written, check_write_mode
+from mc_jax.kernels.writing import write as write_without_kernel
 from mc_jax.memory.deep import DeepRule, Steps, TitansGates
 from mc_jax.memory.network import DeepParams, MlpWeights, accumulator
 from mc_jax.memory.rule import State
 from mc_jax.typing import Array, Float
-
-WRITE_MODES = ("independent", "checkpoint")
 
 
 def deep_write(
@@ -91,8 +90,10 @@ def deep_write(
     if implementation in ("pallas", "pallas_interpret"):
         interpret = implementation == "pallas_interpret"
         return _pallas(call, config, interpret, params, q, k, v, steps)
-    form = xla if implementation == "xla" else reference
-    written = form(rule, params, Sequence(q, k, v, steps), segment_len, chunk_len, call.independent)
+    sequence = Sequence(q, k, v, steps)
+    written = write_without_kernel(
+        implementation, rule, params, sequence, segment_len, chunk_len, call.independent
+    )
     weights = _cast(written.ends.weights, call.ends_dtype)
     return written._replace(ends=written.ends._replace(weights=weights))
 
@@ -120,8 +121,7 @@ def _check_options(segment_len: int, chunk_len: int, write_mode: str) -> None:
         raise InputError("chunk_len", chunk_len, "at least 1")
     if segment_len < 1 or segment_len % chunk_len:
         raise InputError("segment_len", segment_len, f"a multiple of chunk_len={chunk_len}")
-    if write_mode not in WRITE_MODES:
-        raise InputError("write_mode", write_mode, " | ".join(WRITE_MODES))
+    check_write_mode(write_mode)
 
 
 def unsupported(rule: DeepRule, call: Call, any_device: bool = False) -> str | None:

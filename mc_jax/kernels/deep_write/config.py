@@ -7,10 +7,9 @@ import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
 from mc_jax.errors import InputError
+from mc_jax.kernels.chips import vmem_room
 from mc_jax.kernels.tiles import LANES, round_up
 
-# The part of the vector memory that blocks may fill; the rest is for values between instructions.
-VMEM_SHARE = 0.6
 # More heads side by side hide hardly more latency, and take long to compile.
 MOST_HEADS = 8
 # Tokens of a step that make up for the state that it starts from.
@@ -130,7 +129,7 @@ def default_config(call: Call, chip: pltpu.TpuInfo) -> Config | None:
     As many heads as hide latencies and as many chunks as fit beside them, but more heads only
     where enough chunks still fit and every core of the chip has some.
     """
-    room = VMEM_SHARE * chip.vmem_capacity_bytes
+    room = vmem_room(chip)
     enough = min(-(-ENOUGH_TOKENS // call.chunk_len), call.segment_chunks)
     configs = [
         Config(heads, span)

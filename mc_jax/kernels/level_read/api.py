@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
 from mc_jax.errors import InputError
-from mc_jax.kernels.chips import this_chip
+from mc_jax.kernels.chips import this_chip, vmem_room
 from mc_jax.kernels.choice import choose
 from mc_jax.kernels.level_read.pallas_tpu import MOST_TOKENS, read, vmem_bytes
 from mc_jax.kernels.level_read.xla import reference, xla
@@ -14,8 +14,6 @@ from mc_jax.kernels.tiles import LANES
 from mc_jax.typing import Array, Float
 
 F32 = jnp.float32
-# The part of the vector memory that a step may fill.
-VMEM_SHARE = 0.6
 
 
 def level_read(
@@ -99,6 +97,6 @@ def unsupported(
             f"the kernel for levels takes segments of a multiple of {LANES} tokens, above "
             f"{MOST_TOKENS} of {MOST_TOKENS}, not {segment_len}"
         )
-    if vmem_bytes(segment_len, shape, dtype, levels) > VMEM_SHARE * this_chip().vmem_capacity_bytes:
+    if vmem_bytes(segment_len, shape, dtype, levels) > vmem_room(this_chip()):
         return f"{levels} levels of {shape[0]} x {shape[1]} do not fit into the chip's VMEM"
     return None

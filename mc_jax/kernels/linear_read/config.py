@@ -7,11 +7,10 @@ from jax.experimental.pallas import tpu as pltpu
 
 from mc_jax.errors import InputError
 from mc_jax.kernels import reading
+from mc_jax.kernels.chips import vmem_room
 from mc_jax.kernels.tiles import LANES, round_up
 
 SCALES = ("outputs", "inputs")
-# The part of the vector memory that blocks may fill; the rest is for values between instructions.
-VMEM_SHARE = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +101,7 @@ def default_config(
     block = min(sizes, key=lambda size: (round_up(tokens, size), -size))
     # A block's gates of all memories are kept, and the memories' descriptors with their gradients.
     beside = 4 * memories * (block + 4 * head_dim)
-    room = int(VMEM_SHARE * chip.vmem_capacity_bytes) - beside
+    room = int(vmem_room(chip)) - beside
     fits = max(room, 0) // _memory_bytes(out, width, dtype)
     resident = memories if memories <= fits else max(8, fits // 8 * 8)
     return Config(block, resident, 8 if large else 32, "outputs" if after else "inputs")

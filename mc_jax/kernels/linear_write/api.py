@@ -10,19 +10,21 @@ from mc_jax.kernels.chips import this_chip
 from mc_jax.kernels.choice import choose
 from mc_jax.kernels.linear_write.config import Call, Config, default_config
 from mc_jax.kernels.linear_write.pallas_tpu import write
-from mc_jax.kernels.writing import Sequence, Written, reference, xla
-from mc_jax.memory.linear import MatrixRule, Writes
+from mc_jax.kernels.writing import Sequence, Written, check_write_mode
+from mc_jax.kernels.writing import write as write_without_kernel
+from mc_jax.memory.linear import MatrixRule, SWLAGates, Writes
 from mc_jax.memory.network import MatrixWeights, accumulator
 from mc_jax.memory.rule import State
 from mc_jax.typing import Array, Float
 
 F32 = jnp.float32
+# Linear attention is SWLA with no window.
+RULE = MatrixRule(SWLAGates)
 # Tokens of a chunk in the other two forms.
 XLA_TOKENS = 64
 
 
 def linear_write(
-    rule: MatrixRule,
     q: Float[Array, "heads length head_dim"],
     k: Float[Array, "heads length head_dim"],
     v: Float[Array, "heads length head_dim"],
@@ -39,7 +41,6 @@ def linear_write(
     segment starts from nothing, in checkpoint mode from where the one before it ended.
 
     Args:
-      rule: linear attention or SWLA.
       q: queries; `heads` are those of all sequences.
       k: keys.
       v: values.
@@ -68,8 +69,7 @@ def linear_write(
         raise InputError("length", 0, "at least one token")
     if segment_len < 1:
         raise InputError("segment_len", segment_len, "at least 1")
-    if write_mode not in ("independent", "checkpoint"):
-        raise InputError("write_mode", write_mode, "independent | checkpoint")
+    check_write_mode(write_mode)
     (heads, length, head_dim), dtype = q.shape, jnp.dtype(k.dtype)
     call = Call(heads, length, head_dim, segment_len, write_mode == "independent", dtype)
     implementation = choose(implementation, config, lambda anywhere: unsupported(call, anywhere))
@@ -77,9 +77,10 @@ def linear_write(
     if implementation in ("pallas", "pallas_interpret"):
         written = _pallas(call, config, implementation == "pallas_interpret", sequence)
     else:
-        form = xla if implementation == "xla" else reference
         chunk_len = next(n for n in range(XLA_TOKENS, 0, -1) if segment_len % n == 0)
-        written = form(rule, None, sequence, segment_len, chunk_len, call.independent)
+        written = write_without_kernel(
+            implementation, RULE, None, sequence, segment_len, chunk_len, call.independent
+        )
     return written._replace(final=written.final._replace(window=_last_tokens(call, sequence)))
 
 

@@ -6,10 +6,9 @@ import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
 from mc_jax.errors import InputError
+from mc_jax.kernels.chips import vmem_room
 from mc_jax.kernels.tiles import LANES, round_up
 
-# The part of the vector memory that blocks may fill; the rest is for values between instructions.
-VMEM_SHARE = 0.6
 # Heads of a step: enough to make up for starting it, and few enough to compile fast.
 MOST_HEADS = 4
 # Tokens of a chunk: products of its pairs cost as much as those with a state of 128 by 128.
@@ -102,7 +101,7 @@ def default_config(call: Call, chip: pltpu.TpuInfo) -> Config | None:
     tokens = chunk_tokens(call.segment_len)
     if tokens is None:
         return None
-    room = VMEM_SHARE * chip.vmem_capacity_bytes
+    room = vmem_room(chip)
     configs = (Config(h, tokens) for h in range(1, MOST_HEADS + 1) if call.heads % h == 0)
     fitting = [config for config in configs if vmem_bytes(call, config) <= room]
 
@@ -134,7 +133,10 @@ def flops(call: Call, config: Config, backward: bool = False) -> int:
 
 
 def hbm_bytes(call: Call, config: Config, backward: bool = False) -> int:
-    """Bytes between HBM and VMEM, every array once."""
+    """Bytes between HBM and VMEM, every array once.
+
+    A forward pass that is differentiated also writes the states that the backward pass reads.
+    """
     tokens = (7 if backward else 4) * call.length * call.head_dim * call.dtype.itemsize
     states = config.chunks(call) if backward and config.carries(call) else 0
     lines = (2 if backward else 1) * 4 * call.length

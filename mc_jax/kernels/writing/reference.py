@@ -19,16 +19,7 @@ def reference(
     chunk_len: int,
     independent: bool,
 ) -> Written:
-    """See `deep_write` and `linear_write`; ends are in the type of the state."""
-
-    def head(params: DeepParams | None, sequence: Sequence) -> Written:
-        return _head(rule, params, sequence, segment_len, chunk_len, independent)
-
-    return jax.vmap(head)(params, sequence)
-
-
-def _head(rule, params, sequence, segment_len, chunk_len, independent) -> Written:
-    """One head: segments one after the other."""
+    """See `write`, for one head: segments one after the other."""
     length, head_dim = sequence.q.shape
     initial = rule.initial_state(params, head_dim, sequence.window, accumulator(sequence.k.dtype))
     state, features, ends = initial, [], []

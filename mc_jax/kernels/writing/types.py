@@ -2,10 +2,13 @@
 
 from typing import NamedTuple
 
+from mc_jax.errors import InputError
 from mc_jax.memory.deep import Steps
 from mc_jax.memory.linear import Writes
 from mc_jax.memory.rule import State
 from mc_jax.typing import Array, Float
+
+WRITE_MODES = ("independent", "checkpoint")
 
 
 class Sequence(NamedTuple):
@@ -44,3 +47,9 @@ class Written(NamedTuple):
     features: Float[Array, "heads length head_dim"]
     ends: State
     final: State
+
+
+def check_write_mode(write_mode: str) -> None:
+    """Raise InputError for a mode that no write has."""
+    if write_mode not in WRITE_MODES:
+        raise InputError("write_mode", write_mode, " | ".join(WRITE_MODES))

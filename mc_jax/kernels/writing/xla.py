@@ -19,16 +19,7 @@ def xla(
     chunk_len: int,
     independent: bool,
 ) -> Written:
-    """See `deep_write` and `linear_write`; ends are in the type of the state."""
-
-    def head(params: DeepParams | None, sequence: Sequence) -> Written:
-        return _head(rule, params, sequence, segment_len, chunk_len, independent)
-
-    return jax.vmap(head)(params, sequence)
-
-
-def _head(rule, params, sequence, segment_len, chunk_len, independent) -> Written:
-    """One head."""
+    """See `write`, for one head."""
     (length, head_dim), dtype = sequence.q.shape, sequence.k.dtype
     chunks = min(segment_len, -(-length // chunk_len) * chunk_len) // chunk_len
     segments = -(-length // (chunks * chunk_len))

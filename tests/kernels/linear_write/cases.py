@@ -9,7 +9,6 @@ import numpy as np
 
 from mc_jax.kernels.linear_write import Config, linear_write
 from mc_jax.memory.linear import Writes
-from mc_jax.memory.rule import get_rule
 from tests.compiling import quick_jit
 
 
@@ -47,10 +46,6 @@ def arguments(case: Case):
     return q, k, v, Writes(*(jnp.asarray(x, jnp.float32) for x in (np.log(alpha), scale)))
 
 
-def rule_of(case: Case):
-    return get_rule("swla" if case.window else "linear")
-
-
 def outputs_and_gradients(case: Case, implementation: str, exact: bool = False):
     """Written, and the gradients of all arguments for cotangents of all outputs.
 
@@ -61,7 +56,6 @@ def outputs_and_gradients(case: Case, implementation: str, exact: bool = False):
     """
     write = functools.partial(
         linear_write,
-        rule_of(case),
         segment_len=case.segment_len,
         write_mode=case.write_mode,
         implementation=implementation,

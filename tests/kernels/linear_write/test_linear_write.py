@@ -10,7 +10,7 @@ from mc_jax.kernels.linear_write import Call, Config, default_config, flops, lin
 from mc_jax.memory.linear import LinearGates, SWLAGates, Writes
 from mc_jax.memory.rule import State, get_rule
 from tests.kernels.deep_write.cases import assert_close
-from tests.kernels.linear_write.cases import Case, arguments, outputs_and_gradients, rule_of
+from tests.kernels.linear_write.cases import Case, arguments, outputs_and_gradients
 from tests.kernels.tpu import TOPOLOGIES, compile_for, needs_libtpu
 
 CASES = [
@@ -54,9 +54,10 @@ def test_outputs_and_all_gradients(case, tolerance, implementation):
 def test_the_reference_is_the_rule_token_by_token(window, length, write_mode):
     case = Case(write_mode, 16, 32, length, heads=1, window=window)
     q, k, v, writes = arguments(case)
-    rule, (log_alpha, scale) = rule_of(case), writes
+    log_alpha, scale = writes
+    rule = get_rule("swla" if window else "linear")
     written = linear_write(
-        rule, q, k, v, writes, segment_len=32, write_mode=write_mode, implementation="reference"
+        q, k, v, writes, segment_len=32, write_mode=write_mode, implementation="reference"
     )
     initial = rule.initial_state(None, 16, window, jnp.float32)
     state, features, ends = initial, [], []
@@ -83,16 +84,13 @@ def test_the_causal_half_is_what_counts():
     assert flops(call, config) == 2 * (2 * 2 * pairs * 32 + 2 * 64 * 32 * 32)
 
 
-LINEAR = get_rule("linear")
-
-
 def neutral(heads, length):
     return Writes(jnp.zeros((heads, length)), jnp.ones((heads, 1, length)))
 
 
 def write(length=32, head_dim=32, dtype=jnp.float32, **options):
     x = jnp.ones((4, length, head_dim), dtype)
-    return linear_write(LINEAR, x, x, x, neutral(4, length), **{"segment_len": 32, **options})
+    return linear_write(x, x, x, neutral(4, length), **{"segment_len": 32, **options})
 
 
 @pytest.mark.parametrize(
@@ -126,12 +124,12 @@ def test_steps_that_no_call_has(heads, tokens):
 def test_arrays_that_do_not_go_together():
     x = jnp.ones((2, 32, 16))
     with pytest.raises(InputError, match="log_alpha.shape"):
-        linear_write(LINEAR, x, x, x, neutral(2, 31), segment_len=16)
+        linear_write(x, x, x, neutral(2, 31), segment_len=16)
     with pytest.raises(InputError, match="scale.shape"):
         writes = neutral(2, 32)._replace(scale=jnp.ones((2, 1, 31)))
-        linear_write(LINEAR, x, x, x, writes, segment_len=16)
+        linear_write(x, x, x, writes, segment_len=16)
     with pytest.raises(InputError, match="v.shape"):
-        linear_write(LINEAR, x, x, x[:, :31], neutral(2, 32), segment_len=16)
+        linear_write(x, x, x[:, :31], neutral(2, 32), segment_len=16)
 
 
 @needs_libtpu
@@ -150,7 +148,6 @@ def test_forward_and_backward_compile(chip, case):
     def gradient(*args):
         def run(*args):
             return linear_write(
-                rule_of(case),
                 *args,
                 segment_len=case.segment_len,
                 write_mode=case.write_mode,
