@@ -154,6 +154,46 @@ def selections(length: int, block: int, top_k: int) -> Callable[[], int]:
     return itertools.cycle(random.permutation(found).tolist()).__next__
 
 
+def block_read(
+    backward: bool, mem_norm: str = "layer", size: int = SEGMENT_LEN, blocks: Blocks | None = None
+) -> Kernel:
+    """Blocks of `size` tokens that have chosen four MLP memories, the first ones as well."""
+    from mc_jax.kernels.block_read import Call, pallas_tpu
+    from mc_jax.kernels.block_read.config import default_config, flops, hbm_bytes
+    from mc_jax.memory.network import MlpWeights
+
+    memories, reads, hidden = LENGTH // SEGMENT_LEN, 4, 4 * HEAD_DIM
+    norm = mem_norm == "layer"
+    kind = jnp.dtype(jnp.bfloat16)
+    call = Call(LENGTH // size, size, reads, memories, HEAD_DIM, hidden, "gelu", norm, kind)
+    maps = (memories, HEAD_DIM, hidden), (memories, hidden, HEAD_DIM)
+    tokens = shape(HEADS, HEAD_DIM, LENGTH)
+    weights = MlpWeights(*(shape(HEADS, *sizes) for sizes in maps))
+    gate = shape(HEADS, reads, LENGTH, dtype=jnp.float32)
+    memory = shape(HEADS, reads, call.blocks, dtype=jnp.int32)
+    args: tuple = (tokens, weights, gate, memory)
+    if backward:
+        args += (shape(HEADS, HEAD_DIM, LENGTH, dtype=jnp.float32),)
+
+    def build(chip: pltpu.TpuInfo) -> tuple[Callable, tuple]:
+        config = default_config(call, chip)
+        assert config is not None
+        config = dataclasses.replace(config, **blocks or {})
+        config.check(call)
+
+        def run(*args):
+            if not backward:
+                return jax.vmap(functools.partial(pallas_tpu.read, call, config, False))(*args)
+            return jax.vmap(functools.partial(pallas_tpu.read_back, call, config, False))(*args)
+
+        return run, args
+
+    name = "block_read_backward" if backward else "block_read_forward"
+    cost = HEADS * flops(call, backward), HEADS * hbm_bytes(call, backward)
+    # Every block reads four memories, whichever they are.
+    return Kernel(build, (name,), *cost, arrays=lambda: 0)
+
+
 def deep_write(
     backward: bool,
     rule: str = "titans",
@@ -389,6 +429,12 @@ KERNELS: dict[str, Callable[..., Kernel]] = {
     "deep_read ssc backward, no norm": part(deep_read, True, "none", top_k=4),
     "deep_read grm forward, no norm, N 32": part(deep_read, False, "none", LENGTH // 2),
     "deep_read ssc forward, no norm, N 32": part(deep_read, False, "none", LENGTH // 2, 4),
+    "block_read forward": part(block_read, False),
+    "block_read backward": part(block_read, True),
+    "block_read forward, no norm": part(block_read, False, "none"),
+    "block_read backward, no norm": part(block_read, True, "none"),
+    "block_read forward, blocks of 128, no norm": part(block_read, False, "none", 128),
+    "block_read backward, blocks of 128, no norm": part(block_read, True, "none", 128),
     "deep_write titans forward": part(deep_write, False),
     "deep_write titans backward": part(deep_write, True),
     "deep_write titans forward, d 256, b 128": part(deep_write, False, "titans", 256, 128),

@@ -43,6 +43,7 @@ def memory_caching(
     top_k: int = 4,
     chunk_len: int = 64,
     pooled: str = "keys",
+    route_every: int = 1,
     mem_norm: str = "layer",
     activation: str = "gelu",
     initial_cache: Cache | None = None,
@@ -88,6 +89,9 @@ def memory_caching(
       chunk_len: tokens compressed in parallel. MLP memories take their inner gradients at the
         weights of the chunk's start, so there it is part of the meaning; 1 is the exact recurrence.
       pooled: whose mean over a segment is its descriptor: keys | values.
+      route_every: of ssc: tokens that read the same memories, those that the first of them selects,
+        each with weights of its own; a divisor of `segment_len`. 1 is the paper's: every token
+        selects. Blocks of 128 or more are what a TPU reads fastest.
       mem_norm: norm of an MLP memory: layer | none | weight_l2.
       activation: of an MLP memory: gelu (exact) | gelu_tanh | silu | relu.
       initial_cache: cache of an earlier call with the same options, to go on from.
@@ -116,7 +120,8 @@ def memory_caching(
       InputError: an option or an array that does not fit; it names the argument.
     """
     options = Options(
-        aggregation, segment_len, segmentation, write_mode, gate, top_k, chunk_len, pooled
+        *(aggregation, segment_len, segmentation, write_mode, gate, top_k, chunk_len),
+        *(pooled, route_every),
     )
     the_rule = get_rule(rule, mem_norm=mem_norm, activation=activation)
     check_arrays(options, the_rule, q, k, v, u, gates, params)
@@ -224,7 +229,7 @@ def _run(
 
 def _cache_axes(position: int | None) -> Any:
     """Axes that a cache is mapped over; the counter of tokens is one for all heads."""
-    return Cache(*(position, 0, 0, 0, 0, 0))  # type: ignore[arg-type]
+    return Cache(*(position, 0, 0, 0, 0, 0, 0))  # type: ignore[arg-type]
 
 
 def _empty(

@@ -41,6 +41,8 @@ class Cache(NamedTuple):
         read content.
       streams: for logarithmic segments of independent MLP memories, the recurrences that compress
         the buckets of level 1, 2, ..., capacity.
+      leader: router queries of the first token of the last token's block [head_dim]; None unless
+        blocks of tokens select memories together.
     """
 
     position: Int[Array, ""]
@@ -49,6 +51,7 @@ class Cache(NamedTuple):
     memories: Memory | None
     descriptors: Float[Array, "slots head_dim"] | None
     streams: State | None
+    leader: Float[Array, " head_dim"] | None = None
 
     @property
     def capacity(self) -> int:
@@ -97,6 +100,7 @@ def empty_cache(
         memories,
         slots(key) if options.routed else None,
         streams,
+        key if options.routes_blocks else None,
     )
 
 

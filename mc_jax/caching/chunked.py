@@ -12,12 +12,14 @@ import jax
 import jax.numpy as jnp
 
 from mc_jax.caching import buckets, placement, storage
+from mc_jax.caching.blocks import block_gates, last_leader, leaders, select
 from mc_jax.caching.cache import Cache, Memory, fits, memory_of
 from mc_jax.caching.carry import arriving_state
 from mc_jax.caching.context import Context
 from mc_jax.caching.kernels import read_kernel
 from mc_jax.caching.options import Options
 from mc_jax.caching.read import (
+    BlockReader,
     LevelReader,
     Reader,
     RunReader,
@@ -27,7 +29,13 @@ from mc_jax.caching.read import (
     read_mixed_maps,
 )
 from mc_jax.caching.ring import ring_reader
-from mc_jax.caching.router import RunningMean, gate_logits, gate_weights, route
+from mc_jax.caching.router import (
+    RunningMean,
+    gate_logits,
+    gate_weights,
+    route,
+    router_queries,
+)
 from mc_jax.caching.running_sums import running_sums
 from mc_jax.caching.segments import Grid, visible_slots
 from mc_jax.caching.write import write_segments
@@ -139,7 +147,14 @@ def chunked(
         stored = _store(rule, grid, compressed.ends, keys, cache, q.dtype)
     q = grid.place(q)
     with jax.named_scope("gate"):
-        cached = _reader(grid, u, q, keys, stored, read_kernel(options, rule, kernel))
+        if u is not None and u.ndim:
+            u = grid.place(u)
+        first, last = None, None
+        if cache.leader is not None:
+            router = router_queries(options, u, q, accumulator(q.dtype))
+            first = leaders(grid, router, cache.leader)
+            last = last_leader(grid, first, cache.leader)
+        cached = _reader(grid, u, q, keys, stored, first, read_kernel(options, rule, kernel))
     with jax.named_scope("read"):
         read = read_mixed_maps if mixes_maps(options, rule.network) else read_and_mix
         y = read(rule.network, norm_of(params), q, compressed.online, cached)
@@ -157,6 +172,7 @@ def chunked(
         memories=stored.memories,
         descriptors=stored.kept_descriptors,
         streams=jax.tree.map(lambda *x: jnp.stack(x), *streams) if streams else cache.streams,
+        leader=last,
     )
 
 
@@ -331,16 +347,24 @@ def _dtype_of(memory: Memory) -> jnp.dtype:
 
 
 def _reader(
-    grid: Grid, u: Array | None, q: Array, keys: Keys | None, stored: Stored, kernel: str | None
+    grid: Grid,
+    u: Array | None,
+    q: Array,
+    keys: Keys | None,
+    stored: Stored,
+    first: Array | None,
+    kernel: str | None,
 ) -> Reader | None:
     """The cached memories with what their gates are made of; None if there are none to read."""
     if stored.weights is None:
         return None
-    if u is not None and u.ndim:
-        u = grid.place(u)
     own = None if keys is None else keys.own
     if grid.options.segmentation == "logarithmic":
         return _level_reader(grid, u, q, own, stored, kernel)
+    if grid.context is not None and grid.context.exchange == "ring":
+        return _ring_reader(grid, u, q, own, stored, first, kernel)
+    if first is not None:
+        return _block_reader(grid, u, q, own, stored, first, kernel)
     return _shared_reader(grid, u, q, own, stored, kernel)
 
 
@@ -370,8 +394,6 @@ def _shared_reader(
     kernel: str | None,
 ) -> Reader:
     options = grid.options
-    if grid.context is not None and grid.context.exchange == "ring":
-        return _ring_reader(grid, u, q, own, stored, kernel)
     router: Router | Scores | None = None
     if options.routed:
         router = Router(*route(options, u, q, own), stored.descriptors)
@@ -384,6 +406,26 @@ def _shared_reader(
         for router, first in zip(_by_run(grid, router), grid.firsts, strict=True)
     ]
     return readers[0] if grid.runs == 1 else RunReader(readers)
+
+
+def _block_reader(
+    grid: Grid,
+    u: Array | None,
+    q: Array,
+    own: RunningMean | None,
+    stored: Stored,
+    first: Array,
+    kernel: str | None,
+) -> BlockReader:
+    """Memories that the blocks of `first` tokens select."""
+    options = grid.options
+    assert own is not None
+    assert stored.descriptors is not None
+    segment = grid.token_segment[:: options.route_every]
+    visible, _ = visible_slots(options, segment, stored.descriptors.shape[0])
+    memory = select(options, first, stored.descriptors, visible)
+    gates = block_gates(*route(options, u, q, own), stored.descriptors, memory)
+    return BlockReader(stored.weights, memory, *gates, kernel)
 
 
 def _by_run(grid: Grid, router: Router | Scores | None) -> Sequence[Router | Scores | None]:
@@ -405,6 +447,7 @@ def _ring_reader(
     q: Array,
     own: RunningMean | None,
     stored: Stored,
+    first: Array | None,
     kernel: str | None,
 ) -> Reader:
     scores, online = None, None
@@ -413,4 +456,4 @@ def _ring_reader(
     elif grid.options.gated:
         assert u is not None
         scores, online = u, u[0].astype(accumulator(u.dtype))
-    return ring_reader(grid, scores, online, stored.weights, stored.descriptors, kernel)
+    return ring_reader(grid, scores, online, first, stored.weights, stored.descriptors, kernel)

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from mc_jax.caching.kernels import (
+    block_read_call,
     deep_read_call,
     deep_write_call,
     linear_write_call,
@@ -12,6 +13,7 @@ from mc_jax.caching.kernels import (
 from mc_jax.caching.options import Options
 from mc_jax.errors import InputError
 from mc_jax.kernels.chips import on_gpu, this_chip
+from mc_jax.kernels.block_read import config as block_read
 from mc_jax.kernels.deep_read import config as deep_read
 from mc_jax.kernels.deep_write import config as deep_write
 from mc_jax.kernels.linear_read import config as linear_read
@@ -36,6 +38,7 @@ def explain(
     gate: str = "context",
     top_k: int = 4,
     chunk_len: int = 64,
+    route_every: int = 1,
     expansion: int = 4,
     mem_norm: str = "layer",
     activation: str = "gelu",
@@ -56,6 +59,7 @@ def explain(
       gate: gate.
       top_k: cached memories that ssc selects.
       chunk_len: tokens of a chunk.
+      route_every: of ssc, tokens that select memories together.
       expansion: hidden width of an MLP memory over `head_dim`.
       mem_norm: norm of an MLP memory.
       activation: activation of an MLP memory.
@@ -64,7 +68,10 @@ def explain(
     Raises:
       InputError: an option that is not allowed.
     """
-    options = Options(aggregation, segment_len, segmentation, write_mode, gate, top_k, chunk_len)
+    options = Options(
+        *(aggregation, segment_len, segmentation, write_mode, gate, top_k, chunk_len),
+        route_every=route_every,
+    )
     for field, value, allowed in (
         ("mem_norm", mem_norm, MEM_NORMS),
         ("activation", activation, tuple(ACTIVATIONS)),
@@ -89,16 +96,24 @@ def explain(
         if the_rule.gates_type is SWLAGates:
             lines.append("       once for every token that a token writes, 2 with a window of 2")
     reader = "deep_read" if deep and aggregation != "soup" else "linear_read"
+    if options.routes_blocks:
+        reader = "block_read" if deep else "level_read, of the gathered matrices"
     if segmentation == "logarithmic":
         reader = "level_read"
     lines.append(f"read   {aggregation}: {_runs_on(unread, reader)}")
     constant = options.segmentation == "constant"
-    if unread and constant and worth_selecting(options.selected, memories / 2, length):
+    if options.routes_blocks:
+        lines[-1] += f"; blocks of {route_every} tokens select {top_k} memories each"
+    elif unread and constant and worth_selecting(options.selected, memories / 2, length):
         lines[-1] += "; only the memories that tokens select, fewer than counted"
     if not options.caches or not memories or not constant:
         return "\n".join(lines)
     lines.append(f"       {memories} cached memories a head")
-    if reader == "deep_read":
+    if options.routes_blocks:
+        if deep:
+            chosen = block_read_call(options, the_rule, length, memories, head_dim, hidden, kind)
+            lines += _block_read_costs(chosen, all_heads, not unread)
+    elif reader == "deep_read":
         read = deep_read_call(options, the_rule, length, memories, head_dim, hidden, kind)
         lines += _deep_read_costs(read, all_heads, not unread)
     else:
@@ -150,6 +165,19 @@ def _deep_read_costs(call: deep_read.Call, heads: int, on_kernel: bool) -> list[
     )
     lines = [_moved(*(heads * x for x in (*forward[:2], *backward[:2])))]
     return [*lines, _blocks(config, backward.vmem_bytes)] if on_kernel else lines
+
+
+def _block_read_costs(call: block_read.Call, heads: int, on_kernel: bool) -> list[str]:
+    config = block_read.default_config(call, this_chip())
+    if config is None:
+        return []
+    costs = [
+        heads * cost(call, back)
+        for back in (False, True)
+        for cost in (block_read.flops, block_read.hbm_bytes)
+    ]
+    lines = [_moved(*costs)]
+    return [*lines, _blocks(config, block_read.vmem_bytes(call, config))] if on_kernel else lines
 
 
 def _linear_read_costs(

@@ -9,7 +9,14 @@ from mc_jax.caching.cache import uses_streams
 from mc_jax.caching.options import Options
 from mc_jax.caching.write import write_dtype
 from mc_jax.errors import InputError
-from mc_jax.kernels import deep_read, deep_write, level_read, linear_read, linear_write
+from mc_jax.kernels import (
+    block_read,
+    deep_read,
+    deep_write,
+    level_read,
+    linear_read,
+    linear_write,
+)
 from mc_jax.kernels.chips import on_gpu
 from mc_jax.kernels.linear_write.config import MOST_TOKENS, chunk_tokens
 from mc_jax.kernels.tiles import round_up
@@ -42,6 +49,8 @@ def no_read_kernel(
     reason = _xla_reads(options, rule)
     if reason:
         return reason
+    if options.routes_blocks:
+        return _no_block_read(options, rule, head_dim, hidden, dtype, any_device)
     if rule.network.is_linear:
         return _no_matrix_read(options, (head_dim, head_dim), dtype, any_device)
     assert hidden is not None
@@ -83,6 +92,23 @@ def no_write_kernel(
     assert hidden is not None
     call = deep_write_call(options, rule, 1, options.block_len, head_dim, hidden, dtype)
     return deep_write.unsupported(rule, call, any_device)
+
+
+def _no_block_read(
+    options: Options,
+    rule: Rule,
+    head_dim: int,
+    hidden: int | None,
+    dtype: jnp.dtype,
+    any_device: bool,
+) -> str | None:
+    """Why no kernel reads what blocks of tokens select; arguments as `no_read_kernel`."""
+    shape, network = (head_dim, head_dim), None
+    if isinstance(rule, DeepRule):
+        assert hidden is not None
+        shape, network = (head_dim, hidden), rule.network
+    facts = options.route_every, shape, dtype, network, options.top_k
+    return block_read.unsupported(*facts, any_device)
 
 
 def _no_matrix_read(
@@ -131,6 +157,30 @@ def deep_read_call(
         segment_len=options.segment_len,
         top_k=options.selected,
         routed=options.gated,
+        hidden=hidden,
+        activation=rule.network.activation,
+        layer_norm=rule.network.mem_norm == "layer",
+        dtype=jnp.dtype(dtype),
+    )
+
+
+def block_read_call(
+    options: Options,
+    rule: Rule,
+    length: int,
+    memories: int,
+    head_dim: int,
+    hidden: int,
+    dtype: jnp.dtype,
+) -> block_read.Call:
+    """Facts of one head's read of the MLP memories that blocks of a fresh sequence select."""
+    assert isinstance(rule, DeepRule)
+    return block_read.Call(
+        blocks=round_up(length, options.segment_len) // options.route_every,
+        size=options.route_every,
+        reads=min(options.top_k, memories),
+        memories=memories,
+        head_dim=head_dim,
         hidden=hidden,
         activation=rule.network.activation,
         layer_norm=rule.network.mem_norm == "layer",

@@ -28,6 +28,7 @@ class Options:
     top_k: int
     chunk_len: int
     pooled: str = "keys"
+    route_every: int = 1
 
     def __post_init__(self) -> None:
         """Check every option before anything is computed."""
@@ -40,7 +41,7 @@ class Options:
         ):
             if getattr(self, field) not in allowed:
                 raise InputError(field, getattr(self, field), " | ".join(allowed))
-        for field in ("segment_len", "top_k", "chunk_len"):
+        for field in ("segment_len", "top_k", "chunk_len", "route_every"):
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise InputError(field, value, "an integer >= 1")
@@ -55,6 +56,19 @@ class Options:
         if self.pooled != "keys" and not self.routed:
             needed = "keys, or an aggregation and a gate that read it: grm | soup | ssc with "
             raise InputError("pooled", self.pooled, needed + "gate = context | shared_query")
+        if self.routes_blocks:
+            self._check_blocks()
+
+    def _check_blocks(self) -> None:
+        if self.aggregation != "ssc" or not self.routed or self.segmentation != "constant":
+            allowed = (
+                "1, or aggregation='ssc' with gate = context | shared_query and "
+                "segmentation='constant': others select no memories by content"
+            )
+            raise InputError("route_every", self.route_every, allowed)
+        if self.segment_len % self.route_every:
+            allowed = f"a divisor of segment_len={self.segment_len}"
+            raise InputError("route_every", self.route_every, allowed)
 
     @property
     def caches(self) -> bool:
@@ -70,6 +84,11 @@ class Options:
     def selected(self) -> int | None:
         """Cached memories that a token reads; None for all that it sees."""
         return self.top_k if self.aggregation == "ssc" else None
+
+    @property
+    def routes_blocks(self) -> bool:
+        """Whether the first token of a block selects memories for all of its tokens."""
+        return self.route_every > 1
 
     @property
     def routed(self) -> bool:

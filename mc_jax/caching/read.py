@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from mc_jax.caching.options import Options
+from mc_jax.kernels.block_read import block_read
 from mc_jax.kernels.deep_read import deep_read
 from mc_jax.kernels.gates import Router, Scores, visible_memories
 from mc_jax.kernels.level_read import level_read
@@ -141,6 +142,42 @@ class LevelReader:
     def total(self, x: Array) -> Array:
         """See `Reader`."""
         return self.own + jnp.sum(self.gate, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockReader:
+    """Constant segments of which blocks of tokens have selected what they read.
+
+    Attributes:
+      weights: leaves [memories, ...].
+      memory: those that each block reads [reads, blocks].
+      own: gates of the online memory [tokens].
+      gate: gates of what is read [reads, tokens].
+      kernel: implementation of `block_read`; None for the best.
+    """
+
+    weights: Weights
+    memory: Array
+    own: Array
+    gate: Array
+    kernel: str | None
+
+    def linear(self, name: str, x: Array) -> tuple[Array, Array]:
+        """See `Reader`."""
+        return self._read(getattr(self.weights, name), None, x)
+
+    def features(self, network: Network, x: Array) -> tuple[Array, Array]:
+        """See `Reader`; of MLP memories, whose networks are not linear."""
+        assert isinstance(network, MlpNetwork)
+        return self._read(self.weights, network, x)
+
+    def total(self, x: Array) -> Array:
+        """See `Reader`."""
+        return jnp.ones(x.shape[1], accumulator(x.dtype))
+
+    def _read(self, weights: Any, network: MlpNetwork | None, x: Array) -> tuple[Array, Array]:
+        arrays = x, weights, self.memory, self.gate
+        return block_read(*arrays, network=network, implementation=self.kernel), self.own
 
 
 @dataclasses.dataclass(frozen=True)

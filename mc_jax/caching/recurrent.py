@@ -85,7 +85,13 @@ def _step(
     if key_sum is not None:
         pooled = options.pooled_of(k, v)[:, 0].astype(key_sum.dtype)
         key_sum = key_sum + (pooled if there is None else jnp.where(there, pooled, 0))
-    written = cache._replace(position=position, state=state, key_sum=key_sum, streams=streams)
+    leader = cache.leader
+    if leader is not None:
+        leads = if_there(cache.position % options.route_every == 0)
+        leader = jnp.where(leads, token.router_queries[:, 0], leader)
+    written = cache._replace(
+        position=position, state=state, key_sum=key_sum, streams=streams, leader=leader
+    )
     y = read(token, written)
     y = jnp.where(fits(options, cache, position), y, jnp.nan)
     # What a chunk's end does to the weights comes after its last token has read them.
@@ -147,7 +153,13 @@ def _end_segment(
     key_sum = cache.key_sum
     if key_sum is not None:
         key_sum = jnp.where(ended, 0, key_sum)
-    return Cache(cache.position, state, key_sum, memories, descriptors, streams)
+    return cache._replace(
+        state=state,
+        key_sum=key_sum,
+        memories=memories,
+        descriptors=descriptors,
+        streams=streams,
+    )
 
 
 def _after(y: Array, slot: Array) -> Array:

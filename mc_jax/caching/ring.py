@@ -236,6 +236,7 @@ def ring_reader(
     grid: Grid,
     scores: Array | None,
     online: Array | None,
+    first: Array | None,
     weights: Weights,
     descriptors: Array | None,
     kernel: str | None,
@@ -246,6 +247,7 @@ def ring_reader(
       grid: where this device's tokens lie, with its `context`.
       scores: see `Gates`; None where all weights are 1.
       online: logits of the online memory; None with `scores`.
+      first: scores of the tokens that select for a block of tokens; None if each one selects.
       weights: this device's memories [segments, ...].
       descriptors: their descriptors, if gates read content.
       kernel: implementation of the reads.
@@ -258,7 +260,10 @@ def ring_reader(
     # No block is known yet.
     gates = Gates(scores, grid.context.gather(descriptors), online, online[None][:0])
     if grid.options.selected is not None:
-        places = Places(places.segment, ring.select(gates, places, grid.options.selected))
+        ranked = gates
+        if first is not None:
+            ranked = gates._replace(scores=jnp.repeat(first, grid.options.route_every, 1))
+        places = Places(places.segment, ring.select(ranked, places, grid.options.selected))
 
     # One run's logits at a time: those of all would be the largest array.
     @jax.checkpoint

@@ -61,11 +61,18 @@ def route(
     own: RunningMean,
 ) -> tuple[Float[Array, "head_dim tokens"], Float[Array, " tokens"]]:
     """Router queries, and with them the logits of the online memory; arguments as above."""
-    dtype = own.sums.dtype
+    router = router_queries(options, u, q, own.sums.dtype)
+    return router, jnp.sum(router * own.sums, 0) / own.counts
+
+
+def router_queries(
+    options: Options, u: Array | None, q: Float[Array, "head_dim tokens"], dtype: jnp.dtype
+) -> Float[Array, "head_dim tokens"]:
+    """What descriptors are scored with; arguments as above."""
     router = (u if options.gate == "context" else q).astype(dtype)
     if options.gate == "shared_query" and u is not None:
         router = router * u.astype(dtype)
-    return router, jnp.sum(router * own.sums, 0) / own.counts
+    return router
 
 
 def gate_weights(
@@ -73,6 +80,10 @@ def gate_weights(
     online: Float[Array, " tokens"],
     cached: Float[Array, "memories tokens"],
     visible: Bool[Array, "memories tokens"],
+    ranked: Float[Array, "memories tokens"] | None = None,
 ) -> tuple[Float[Array, " tokens"], Float[Array, "memories tokens"]]:
-    """Softmax over the online and the visible cached memories; for ssc over the selected ones."""
-    return softmax_gates(online, cached, visible, options.selected)
+    """Softmax over the online and the visible cached memories; for ssc over the selected ones.
+
+    Those are selected by `ranked` in place of their logits, if that is given.
+    """
+    return softmax_gates(online, cached, visible, options.selected, ranked)

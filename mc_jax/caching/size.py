@@ -29,6 +29,7 @@ def state_size(
     gate: str = "context",
     top_k: int = 4,
     chunk_len: int = 64,
+    route_every: int = 1,
     dtype: str = "bfloat16",
     form: str | None = None,
 ) -> int:
@@ -50,6 +51,7 @@ def state_size(
       gate: gate.
       top_k: has no influence: every memory is kept to be selected from.
       chunk_len: tokens of a chunk.
+      route_every: of ssc, tokens that select memories together.
       dtype: type of queries, keys and values; states are float32, or float64 beside float64.
       form: what `mc_jax.store` keeps memories in: float32 | bfloat16 | int8; None for as they are.
 
@@ -58,7 +60,10 @@ def state_size(
     """
     _check_counts(0, length=length)
     _check_counts(1, heads=heads, head_dim=head_dim, expansion=expansion, window=window)
-    options = Options(aggregation, segment_len, segmentation, write_mode, gate, top_k, chunk_len)
+    options = Options(
+        *(aggregation, segment_len, segmentation, write_mode, gate, top_k, chunk_len),
+        route_every=route_every,
+    )
     capacity = capacity_for(length, segment_len, segmentation) if options.caches else 0
     the_rule = get_rule(rule)
     state_dtype = accumulator(jnp.dtype(dtype))

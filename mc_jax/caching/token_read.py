@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from mc_jax.caching import placement, storage
+from mc_jax.caching.blocks import block_gates, select
 from mc_jax.caching.cache import Cache
 from mc_jax.caching.options import Options
 from mc_jax.caching.read import mixes_maps
-from mc_jax.caching.router import RunningMean, gate_logits, gate_weights
+from mc_jax.caching.router import RunningMean, gate_logits, gate_weights, router_queries
 from mc_jax.caching.segments import visible_slots
 from mc_jax.kernels.gates import Scores, selected_gates
 from mc_jax.memory.network import DeepParams, Weights, accumulator, forward, linear_of
@@ -54,6 +55,11 @@ class Token:
         """Type of gates and sums."""
         return accumulator(self.q.dtype)
 
+    @property
+    def router_queries(self) -> Array:
+        """What it scores descriptors with [head_dim, 1]."""
+        return router_queries(self.options, self.u, self.q, self.dtype)
+
     def read(self, weights: Weights) -> Array:
         """What one memory gives [head_dim, 1]."""
         linear = linear_of(weights, self.q.dtype)
@@ -75,13 +81,26 @@ class Token:
         return Scores(*logits), visible
 
     def gates(
-        self, scores: Scores | None, visible: Bool[Array, "memories 1"]
+        self, cache: Cache, scores: Scores | None, visible: Bool[Array, "memories 1"]
     ) -> tuple[Float[Array, "1"], Float[Array, " memories"]]:
         """Weights of the online memory and of the cached ones."""
         if scores is None:
             return jnp.ones((1,), self.dtype), visible[:, 0].astype(self.dtype)
-        own, gate = gate_weights(self.options, scores.online, scores.cached, visible)
+        ranked = None if cache.leader is None else cache.descriptors @ cache.leader[:, None]
+        own, gate = gate_weights(self.options, scores.online, scores.cached, visible, ranked)
         return own, gate[:, 0]
+
+    def selection(
+        self, cache: Cache, scores: Scores, visible: Bool[Array, "memories 1"]
+    ) -> tuple[Float[Array, "1"], Float[Array, "top_k 1"], Int[Array, "top_k 1"]]:
+        """Weights of the online memory and of those that ssc selects, and which these are."""
+        assert self.options.selected is not None
+        if cache.leader is None:
+            return selected_gates(scores, visible, self.options.selected)
+        assert cache.descriptors is not None
+        memory = select(self.options, cache.leader[:, None], cache.descriptors, visible)
+        weighed = block_gates(self.router_queries, scores.online, cache.descriptors, memory)
+        return *weighed, memory
 
 
 def read_all(token: Token, cache: Cache) -> Float[Array, "head_dim 1"]:
@@ -89,7 +108,7 @@ def read_all(token: Token, cache: Cache) -> Float[Array, "head_dim 1"]:
     if not cache.capacity:
         return token.read(cache.state.weights)
     memories = placement.fetch(_memories(cache))
-    own, gate = token.gates(*token.scores(cache))
+    own, gate = token.gates(cache, *token.scores(cache))
     if token.options.aggregation == "soup":
         return token.read(_soup(cache, own, _mixed_weights(memories, gate)))
     return own * token.read(cache.state.weights) + _mixed_reads(token, memories, gate)
@@ -102,9 +121,9 @@ def read_needed(token: Token, cache: Cache) -> Float[Array, "head_dim 1"]:
         return token.read(cache.state.weights)
     scores, visible = token.scores(cache)
     if scores is not None and options.selected is not None and options.selected < cache.capacity:
-        return _read_selected(token, cache, *selected_gates(scores, visible, options.selected))
+        return _read_selected(token, cache, *token.selection(cache, scores, visible))
     memories = placement.fetch(_memories(cache))
-    own, gate = token.gates(scores, visible)
+    own, gate = token.gates(cache, scores, visible)
     # A level of logarithmic segments is rarely empty.
     blocks = options.segmentation == "constant"
     total = functools.partial(_sum_by_blocks, visible=visible[:, 0]) if blocks else _sum_at_once
@@ -122,7 +141,7 @@ def _read_selected(
     gate: Float[Array, "top_k 1"],
     best: Int[Array, "top_k 1"],
 ) -> Float[Array, "head_dim 1"]:
-    """Eq. 17; arguments as `selected_gates` gives them."""
+    """Eq. 17; arguments as `Token.selection` gives them."""
     # A memory that is none has weight 0, whatever is read in its place.
     chosen = [
         storage.as_floats(memory, token.dtype)

@@ -66,7 +66,9 @@ def memory_gates(options: Options, inputs: RouterInputs) -> Float[Array, "heads 
             descriptors = means[:count]
         u = None if u is None else u.T
         scores = gate_logits(options, u, q.T, own, descriptors, distance)
-        online, cached = gate_weights(options, *scores, visible)
+        # The first token of a block selects for all of it.
+        ranked = jnp.repeat(scores[1][:, :: options.route_every], options.route_every, 1)
+        online, cached = gate_weights(options, *scores, visible, ranked)
         return jnp.concatenate([online[None], cached]).T[:length]
 
     # A temperature has one axis, that of the heads; everything else has it second.

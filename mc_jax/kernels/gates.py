@@ -53,6 +53,7 @@ def softmax_gates(
     cached: Float[Array, "memories tokens"],
     visible: Bool[Array, "memories tokens"],
     top_k: int | None = None,
+    ranked: Float[Array, "memories tokens"] | None = None,
 ) -> tuple[Float[Array, " tokens"], Float[Array, "memories tokens"]]:
     """Weights of the online memory and of the cached ones, 0 for one that is not read.
 
@@ -62,11 +63,13 @@ def softmax_gates(
       visible: which of them a token may read.
       top_k: how many of them it reads, best first; None for all. Of equal logits the older
         memory's comes first.
+      ranked: logits by which the best are found, where they are not those that weigh.
     """
     cached = jnp.where(visible, cached, -jnp.inf)
+    ranked = cached if ranked is None else jnp.where(visible, ranked, -jnp.inf)
     memories = cached.shape[0]
     if top_k is not None and top_k < memories:
-        _, best = lax.top_k(cached.T, top_k)
+        _, best = lax.top_k(ranked.T, top_k)
         selected = jnp.any(best[..., None] == jnp.arange(memories), -2).T
         cached = jnp.where(selected, cached, -jnp.inf)
     return softmax_beside(online, cached)

@@ -42,6 +42,9 @@ class MemoryConfig(Settings):
     average_decay: float = 0.5
     # Cached memories that ssc selects for a token.
     top_k: int = 4
+    # Of ssc: tokens that read the memories which the first of them selects, a divisor of
+    # segment_len. 1 is the paper's: each selects its own.
+    route_every: int = 1
     # Tokens compressed in parallel; for dla and titans part of the meaning.
     chunk_len: int = 64
     # What a segment is described by to gates of context and shared_query, by its mean over the
@@ -112,6 +115,7 @@ class MemoryConfig(Settings):
             self.top_k,
             self.chunk_len,
             self.pooled,
+            self.route_every,
         )
 
     @property

@@ -156,6 +156,7 @@ def mix(
         top_k=memory.top_k,
         chunk_len=memory.chunk_len,
         pooled=memory.pooled,
+        route_every=memory.route_every,
         mem_norm=memory.mem_norm,
         activation=memory.activation,
         initial_cache=None if cache is None else cache.memory,

@@ -32,6 +32,7 @@ class Case:
     chunk_len: int = 3
     top_k: int = 2
     pooled: str = "keys"
+    route_every: int = 1
     mem_norm: str = "layer"
     activation: str = "gelu"
 
@@ -46,6 +47,7 @@ class Case:
     def __str__(self):
         names = [self.rule, self.aggregation, self.segmentation, self.write_mode, self.gate]
         names += [] if self.mem_norm == "layer" else [self.mem_norm]
+        names += [] if self.route_every == 1 else [f"every {self.route_every}"]
         return "-".join(names + ([] if self.pooled == "keys" else [self.pooled]))
 
 
@@ -73,6 +75,16 @@ def pooled_values():
         Case("linear", "ssc", write_mode="checkpoint", gate="shared_query", pooled="values"),
         Case("swla", "grm", "logarithmic", pooled="values"),
         Case("titans", "soup", pooled="values"),
+    ]
+
+
+def routed_blocks():
+    """Blocks of tokens that select together, in segments of 6."""
+    return [
+        Case("linear", "ssc", route_every=3),
+        Case("swla", "ssc", gate="shared_query", route_every=2, top_k=9),
+        Case("dla", "ssc", write_mode="checkpoint", route_every=6),
+        Case("titans", "ssc", pooled="values", route_every=3),
     ]
 
 

@@ -280,8 +280,10 @@ def softmax(logits):
     return [p / sum(powers) for p in powers]
 
 
-def _token(head, t, online, online_descriptor, cached, aggregation, gate, top_k, activation):
-    """y_t."""
+def _token(
+    head, t, leader, online, online_descriptor, cached, aggregation, gate, top_k, activation
+):
+    """y_t; the token `leader` selects for it."""
     memories = [c.weights for c in cached] + [online]
     if aggregation in ("none", "residual") or gate == "none":
         gammas = [1.0] * len(memories)
@@ -291,7 +293,8 @@ def _token(head, t, online, online_descriptor, cached, aggregation, gate, top_k,
         logits = gate_logits(head, t, gate, descriptors, distances)
         chosen = list(range(len(memories)))
         if aggregation == "ssc":
-            by_score = sorted(range(len(cached)), key=lambda i: -logits[i])
+            ranks = gate_logits(head, leader, gate, descriptors, distances)
+            by_score = sorted(range(len(cached)), key=lambda i: -ranks[i])
             chosen = by_score[:top_k] + [len(cached)]
         memories = [memories[i] for i in chosen]
         gammas = softmax([logits[i] for i in chosen])
@@ -318,6 +321,7 @@ def _one_head(
     top_k,
     chunk_len,
     pooled,
+    route_every,
     mem_norm,
     activation,
 ):
@@ -342,7 +346,8 @@ def _one_head(
         online = compressor.state(run_start(t), t + 1).read
         descriptor = _mean(descriptive, completed * segment_len, t + 1)
         out[t] = _token(
-            head, t, online, descriptor, visible(completed), aggregation, gate, top_k, activation
+            *(head, t, t - t % route_every, online, descriptor, visible(completed)),
+            *(aggregation, gate, top_k, activation),
         )
     end = compressor.state(run_start(length - 1), length)
     return out, Final(end.weights, end.momentum, visible(length // segment_len))
@@ -369,6 +374,7 @@ def naive_memory_caching(
     top_k=4,
     chunk_len=64,
     pooled="keys",
+    route_every=1,
     mem_norm="layer",
     activation="gelu",
 ):
@@ -417,6 +423,7 @@ def naive_memory_caching(
                 top_k=top_k,
                 chunk_len=chunk_len,
                 pooled=pooled,
+                route_every=route_every,
                 mem_norm=mem_norm,
                 activation=activation,
             )

@@ -22,6 +22,7 @@ from .cases import (
     cut,
     make_inputs,
     pooled_values,
+    routed_blocks,
     quick_jit,
 )
 from .naive import naive_memory_caching
@@ -69,7 +70,7 @@ def program(case, implementation):
     return quick_jit(run)
 
 
-@pytest.fixture(scope="module", params=combinations() + pooled_values(), ids=str)
+@pytest.fixture(scope="module", params=combinations() + pooled_values() + routed_blocks(), ids=str)
 def whole(request):
     case = request.param
     inputs = make_inputs(case, LENGTH, hidden=10)

@@ -22,20 +22,21 @@ def xla(
     visible = visible_memories(weights.shape[0], tokens, segment_len, first_segment)
     seen, on_average = seen_memories(weights.shape[0], tokens, segment_len, first_segment)
     if router is not None and worth_selecting(top_k, on_average, tokens):
-        y, own = read_selected(_read, weights[:seen], router, visible, q, top_k, _pull)
+        y, own = read_selected(read_matrix, weights[:seen], router, visible, q, top_k, pull_matrix)
         return y.astype(q.dtype), own
     own, gate = read_gates(router, visible, top_k, q.dtype)
     if not seen:
         return jnp.zeros((weights.shape[1], tokens), q.dtype), own
-    y = sum_over_memories(_read, weights[:seen], gate[:seen], q, segment_len, first_segment, _pull)
+    facts = segment_len, first_segment, pull_matrix
+    y = sum_over_memories(read_matrix, weights[:seen], gate[:seen], q, *facts)
     return y.astype(q.dtype), own
 
 
-def _read(weights: Float[Array, "out in"], x: Float[Array, "in tokens"]) -> Array:
+def read_matrix(weights: Float[Array, "out in"], x: Float[Array, "in tokens"]) -> Array:
     return matmul(weights, x, x.dtype)
 
 
-def _pull(
+def pull_matrix(
     weights: Float[Array, "out in"],
     gate: Float[Array, " tokens"],
     x: Float[Array, "in tokens"],

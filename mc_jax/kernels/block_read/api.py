@@ -1,0 +1,145 @@
+"""The read of memories that blocks of tokens have chosen: one op, three implementations."""
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas import tpu as pltpu
+
+from mc_jax.errors import InputError
+from mc_jax.kernels import level_read
+from mc_jax.kernels.block_read import pallas_tpu
+from mc_jax.kernels.block_read.config import Call, Config, default_config
+from mc_jax.kernels.block_read.reference import reference
+from mc_jax.kernels.block_read.xla import take, xla
+from mc_jax.kernels.causal_tiles import Read
+from mc_jax.kernels.chips import this_chip
+from mc_jax.kernels.choice import choose
+from mc_jax.kernels.deep_read.activations import ACTIVATIONS
+from mc_jax.kernels.linear_read.xla import pull_matrix, read_matrix
+from mc_jax.kernels.tiles import LANES
+from mc_jax.memory.network import MlpNetwork, MlpWeights, linear_of
+from mc_jax.typing import Array, Float, Int
+
+F32 = jnp.float32
+
+
+def block_read(
+    x: Float[Array, "in tokens"],
+    weights: Float[Array, "memories out in"] | MlpWeights,
+    memory: Int[Array, "reads blocks"],
+    gate: Float[Array, "reads tokens"],
+    *,
+    network: MlpNetwork | None = None,
+    implementation: str | None = None,
+    config: Config | None = None,
+) -> Float[Array, "out tokens"]:
+    """Read memories that blocks of tokens have chosen (eq. 17), for one head of one sequence.
+
+    `y_t = sum_j gate_jt f_i(x_t)` with `i = memory[j, b(t)]`, for the block b of token t.
+
+    Args:
+      x: inputs; all other heads and sequences by `jax.vmap`.
+      weights: cached memories. What no block reads may hold anything.
+      memory: the memories that each block of `tokens / blocks` tokens reads; one that is out of
+        range gives zeros. No gradient.
+      gate: their weights.
+      network: what MLP memories do, but for the affine of their norm; None for matrices, whose
+        `f(x) = W x`.
+      implementation: reference | xla | pallas | pallas_interpret (the TPU kernel's steps on any
+        device, slow); None picks pallas on a TPU where it can run, else xla.
+      config: block sizes of the kernel, for pallas and MLPs alone; None picks them.
+
+    Returns:
+      Outputs in float32 (float64 for float64).
+
+    Raises:
+      InputError: arrays that do not go together, or an implementation that is unknown or cannot
+        run here.
+    """
+    (reads, blocks), tokens = memory.shape, x.shape[1]
+    if gate.shape != (reads, tokens):
+        raise InputError("gate.shape", gate.shape, str((reads, tokens)))
+    if tokens % blocks:
+        raise InputError("x.shape", x.shape, f"whole blocks: tokens a multiple of {blocks}")
+    shape = jax.tree.leaves(weights)[0].shape[1:]
+
+    def no_kernel(any_device: bool) -> str | None:
+        return unsupported(tokens // blocks, shape, x.dtype, network, reads, any_device)
+
+    implementation = choose(implementation, config, no_kernel)
+    if implementation == "reference":
+        return reference(_reader(network), x, weights, memory, gate)
+    if implementation == "xla":
+        pull = pull_matrix if network is None else None
+        return xla(_reader(network), x, weights, memory, gate, pull)
+    gate, interpret = gate.astype(F32), implementation == "pallas_interpret"
+    if network is None:
+        # In the type that they are kept in, so that their gradients add up in it.
+        chosen = [take(weights, row).astype(x.dtype) for row in memory]
+        return level_read.level_read(x, chosen, gate, implementation=implementation)
+    call = _call(tokens // blocks, blocks, shape, x.dtype, network, reads, memories(weights))
+    config = config or default_config(call, this_chip())
+    assert config is not None
+    config.check(call)
+    narrow = jax.tree.map(lambda w: w.astype(x.dtype), weights)
+    return pallas_tpu.read(call, config, interpret, x, narrow, gate, memory.astype(jnp.int32))
+
+
+def memories(weights: Array | MlpWeights) -> int:
+    """How many there are."""
+    return jax.tree.leaves(weights)[0].shape[0]
+
+
+def unsupported(
+    size: int,
+    shape: tuple[int, ...],
+    dtype: jnp.dtype,
+    network: MlpNetwork | None,
+    reads: int = 1,
+    any_device: bool = False,
+) -> str | None:
+    """Why the TPU kernel cannot run a read; None if it can.
+
+    Args:
+      size: tokens of a block.
+      shape: of a matrix, (out, in), or of an MLP's second one, (head_dim, hidden).
+      dtype: type of the inputs.
+      network: what MLP memories do; None for matrices.
+      reads: how many memories a block reads.
+      any_device: leave out whether a TPU is here.
+    """
+    if not any_device and not pltpu.is_tpu_device():
+        return "the kernel for blocks of tokens runs on a TPU"
+    if size % LANES:
+        return f"the kernel takes blocks of a multiple of {LANES} tokens, not {size}"
+    if network is None:
+        return level_read.unsupported(size, shape, dtype, reads, any_device)
+    if dtype not in (jnp.bfloat16, F32):
+        return f"the kernel takes bfloat16 and float32, not {dtype}"
+    if shape[0] % 16 or shape[1] % 8:
+        return f"the kernel takes a head_dim of multiples of 16 and hidden of 8, not {shape}"
+    if network.activation not in ACTIVATIONS:
+        return f"the kernel has no activation {network.activation!r}"
+    if default_config(_call(size, 1, shape, dtype, network, reads, 1), this_chip()) is None:
+        return "one memory and the gradients of its weights do not fit into VMEM"
+    return None
+
+
+def _call(
+    size: int,
+    blocks: int,
+    shape: tuple[int, ...],
+    dtype: jnp.dtype,
+    network: MlpNetwork,
+    reads: int,
+    memories: int,
+) -> Call:
+    head_dim, hidden = shape
+    norm = network.mem_norm == "layer"
+    kind = jnp.dtype(dtype)
+    return Call(blocks, size, reads, memories, head_dim, hidden, network.activation, norm, kind)
+
+
+def _reader(network: MlpNetwork | None) -> Read:
+    if network is None:
+        return read_matrix
+    return lambda weights, x: network.features(linear_of(weights, x.dtype), x)

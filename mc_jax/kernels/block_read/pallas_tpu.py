@@ -1,0 +1,243 @@
+"""The kernels that read chosen MLP memories on a TPU, and all gradients of that.
+
+Tokens lie in the lanes. Memories stay in VMEM while all tokens pass, as many as fit; which of them
+a part of a block reads is a number in SMEM. Hidden layers are never in HBM.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from mc_jax.kernels import mlp_read
+from mc_jax.kernels.block_read.config import Call, Config
+from mc_jax.kernels.chips import this_chip, vmem_limit
+from mc_jax.memory.network import MlpWeights
+from mc_jax.typing import Array, Float, Int
+
+F32 = jnp.float32
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def read(
+    call: Call,
+    config: Config,
+    interpret: bool,
+    x: Float[Array, "head_dim tokens"],
+    weights: MlpWeights,
+    gate: Float[Array, "reads tokens"],
+    memory: Int[Array, "reads blocks"],
+) -> Float[Array, "head_dim tokens"]:
+    """See `block_read`.
+
+    Args:
+      call: static facts.
+      config: its blocks.
+      interpret: run the kernel's steps on any device.
+      x: inputs.
+      weights: typed as x.
+      gate: float32.
+      memory: int32.
+    """
+    stacks = pl.cdiv(call.memories, config.resident)
+    tokens = pl.BlockSpec((call.head_dim, config.tokens), lambda i, s: (0, i))
+    lines = pl.BlockSpec((call.reads, config.tokens), lambda i, s: (0, i))
+    memories = jax.tree.map(
+        lambda w: pl.BlockSpec((config.resident, *w.shape[1:]), lambda i, s: (s, 0, 0)), weights
+    )
+    return pl.pallas_call(
+        functools.partial(_forward_kernel, call, config),
+        out_shape=jax.ShapeDtypeStruct(x.shape, F32),
+        grid=(call.tokens // config.tokens, stacks),
+        in_specs=[(tokens, memories, lines, _in_smem())],
+        out_specs=tokens,
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=vmem_limit(this_chip())
+        ),
+        interpret=interpret,
+        name="block_read_forward",
+    )((x, weights, gate, memory))
+
+
+def _read_forward(
+    call: Call, config: Config, interpret: bool, *inputs: Any
+) -> tuple[Array, tuple[Any, ...]]:
+    return read(call, config, interpret, *inputs), inputs
+
+
+def _read_backward(
+    call: Call, config: Config, interpret: bool, inputs: tuple[Any, ...], dy: Array
+) -> tuple:
+    return *read_back(call, config, interpret, *inputs, dy), None
+
+
+def read_back(
+    call: Call,
+    config: Config,
+    interpret: bool,
+    x: Array,
+    weights: MlpWeights,
+    gate: Array,
+    memory: Array,
+    dy: Float[Array, "head_dim tokens"],
+) -> tuple[Array, MlpWeights, Array]:
+    """Gradients of x, the weights and the gates; arguments as of `read`."""
+    resident = config.resident_backward
+    stacks = pl.cdiv(call.memories, resident)
+    tokens = pl.BlockSpec((call.head_dim, config.tokens), lambda s, i: (0, i))
+    lines = pl.BlockSpec((call.reads, config.tokens), lambda s, i: (0, i))
+    # A stack stays for all tokens: fetching the next one ahead is not worth a second buffer.
+    memories = jax.tree.map(
+        lambda w: pl.BlockSpec(
+            (resident, *w.shape[1:]), lambda s, i: (s, 0, 0), pipeline_mode=pl.Buffered(1)
+        ),
+        weights,
+    )
+
+    def parts(rows: int) -> pl.BlockSpec:
+        return pl.BlockSpec((None, rows, config.tokens), lambda s, i: (s, 0, i))
+
+    def partial(like: Array) -> jax.ShapeDtypeStruct:
+        dtype = like.dtype if stacks == 1 else F32
+        return jax.ShapeDtypeStruct((stacks, *like.shape), dtype)
+
+    dx, dweights, dgate = pl.pallas_call(
+        functools.partial(_backward_kernel, call, config),
+        out_shape=(
+            (
+                partial(x),
+                jax.tree.map(lambda w: jax.ShapeDtypeStruct(w.shape, w.dtype), weights),
+                partial(gate),
+            ),
+        ),
+        grid=(stacks, call.tokens // config.tokens),
+        in_specs=[(tokens, memories, lines, _in_smem(), tokens)],
+        out_specs=((parts(call.head_dim), memories, parts(call.reads)),),
+        scratch_shapes=[
+            pltpu.VMEM((call.head_dim, config.tokens), F32),
+            jax.tree.map(lambda w: pltpu.VMEM((resident, *w.shape[1:]), F32), weights),
+        ],
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=vmem_limit(this_chip())
+        ),
+        interpret=interpret,
+        name="block_read_backward",
+    )((x, weights, gate, memory, dy))[0]
+    return jnp.sum(dx, 0).astype(x.dtype), dweights, jnp.sum(dgate, 0)
+
+
+read.defvjp(_read_forward, _read_backward)
+
+
+def _in_smem() -> pl.BlockSpec:
+    return pl.BlockSpec(memory_space=pltpu.SMEM)
+
+
+def _each_read(
+    call: Call,
+    config: Config,
+    memory: Any,
+    step: Array,
+    stack: tuple[Array, int],
+    group: int,
+    each: Callable[[Array, int, pl.Slice], None],
+) -> None:
+    """Call `each(place, read, tokens)` for the reads of a grid step.
+
+    Args:
+      call: static facts.
+      config: its blocks.
+      memory: ref of what each block reads.
+      step: index of the grid step's tokens.
+      stack: index of the stack of memories and their number.
+      group: reads that are made side by side, to hide latencies, where all are of this stack.
+      each: is given the memory's place in the stack, which of a block's reads it is, and tokens.
+    """
+
+    @pl.loop(0, config.parts)
+    def _(part: Array) -> None:
+        start = pl.multiple_of(part * config.part, config.part)
+        block = lax.div(step * config.tokens + start, call.size)
+
+        tokens = pl.ds(start, config.part)
+        for first in range(0, call.reads, group):
+            some = range(first, min(first + group, call.reads))
+            chosen = [memory[read, block] for read in some]
+            places = [memory - stack[0] * stack[1] for memory in chosen]
+            here = [
+                (place >= 0) & (place < stack[1]) & (memory < call.memories)
+                for place, memory in zip(places, chosen, strict=True)
+            ]
+            together = functools.reduce(jnp.logical_and, here)
+
+            @pl.when(together)
+            def _(some: range = some, places: list[Array] = places) -> None:
+                for read, place in zip(some, places, strict=True):
+                    each(place, read, tokens)
+
+            if len(some) == 1:
+                continue
+            for read, place, alone in zip(some, places, here, strict=True):
+
+                @pl.when(alone & ~together)
+                def _(read: int = read, place: Array = place) -> None:
+                    each(place, read, tokens)
+
+
+def _forward_kernel(call: Call, config: Config, inputs: Any, y_ref: Any) -> None:
+    """Grid (token blocks, stacks of memories)."""
+    x_ref, weights, gate, memory = inputs
+    step, stack = pl.program_id(0), pl.program_id(1)
+
+    @pl.when(stack == 0)
+    def _() -> None:
+        y_ref[...] = jnp.zeros_like(y_ref)
+
+    def each(place: Array, read: int, tokens: pl.Slice) -> None:
+        y_ref[:, tokens] += mlp_read.read(
+            *(call, config.narrow, weights.w1[place], weights.w2[place]),
+            *(0.5 * x_ref[:, tokens], gate[read : read + 1, tokens]),
+        )
+
+    _each_read(call, config, memory, step, (stack, config.resident), config.group, each)
+
+
+def _backward_kernel(
+    call: Call, config: Config, inputs: Any, outputs: Any, dx: Any, sums: Any
+) -> None:
+    """Grid (stacks of memories, token blocks): gradients of the weights add up over tokens."""
+    x_ref, weights, gate, memory, dy_ref = inputs
+    dx_ref, dweights, dgate = outputs
+    stack, step = pl.program_id(0), pl.program_id(1)
+
+    @pl.when(step == 0)
+    def _() -> None:
+        for total in sums:
+            total[...] = jnp.zeros_like(total)
+
+    dx[...] = jnp.zeros_like(dx)
+    dgate[...] = jnp.zeros_like(dgate)
+
+    def each(place: Array, read: int, tokens: pl.Slice) -> None:
+        found = mlp_read.read_back(
+            *(call, config.narrow, weights.w1[place], weights.w2[place]),
+            *(x_ref[:, tokens], dy_ref[:, tokens].astype(call.dtype)),
+            gate[read : read + 1, tokens],
+        )
+        sums.w1[place] += found.w1
+        sums.w2[place] += found.w2
+        dx[:, tokens] += found.q
+        dgate[read : read + 1, tokens] = found.gate
+
+    _each_read(call, config, memory, step, (stack, config.resident_backward), config.group_backward, each)
+    dx_ref[...] = dx[...].astype(dx_ref.dtype)
+
+    @pl.when(step == pl.num_programs(1) - 1)
+    def _() -> None:
+        for ref, total in zip(dweights, sums, strict=True):
+            ref[...] = total[...].astype(ref.dtype)
