@@ -155,20 +155,27 @@ def selections(length: int, block: int, top_k: int) -> Callable[[], int]:
 
 
 def block_read(
-    backward: bool, mem_norm: str = "layer", size: int = SEGMENT_LEN, blocks: Blocks | None = None
+    backward: bool, mem_norm: str | None, size: int = SEGMENT_LEN, blocks: Blocks | None = None
 ) -> Kernel:
-    """Blocks of `size` tokens that have chosen four MLP memories, the first ones as well."""
+    """Blocks of `size` tokens that have chosen four memories, the first ones as well.
+
+    They are MLPs, or for `mem_norm=None` matrices.
+    """
     from mc_jax.kernels.block_read import Call, pallas_tpu
     from mc_jax.kernels.block_read.config import default_config, flops, hbm_bytes
     from mc_jax.memory.network import MlpWeights
 
     memories, reads, hidden = LENGTH // SEGMENT_LEN, 4, 4 * HEAD_DIM
-    norm = mem_norm == "layer"
+    facts = LENGTH // size, size, reads, memories
     kind = jnp.dtype(jnp.bfloat16)
-    call = Call(LENGTH // size, size, reads, memories, HEAD_DIM, hidden, "gelu", norm, kind)
-    maps = (memories, HEAD_DIM, hidden), (memories, hidden, HEAD_DIM)
     tokens = shape(HEADS, HEAD_DIM, LENGTH)
-    weights = MlpWeights(*(shape(HEADS, *sizes) for sizes in maps))
+    if mem_norm is None:
+        call = Call(*facts, (HEAD_DIM, HEAD_DIM), kind)
+        weights: Any = shape(HEADS, memories, HEAD_DIM, HEAD_DIM)
+    else:
+        call = Call(*facts, (HEAD_DIM, hidden), kind, "gelu", mem_norm == "layer")
+        maps = (memories, HEAD_DIM, hidden), (memories, hidden, HEAD_DIM)
+        weights = MlpWeights(*(shape(HEADS, *sizes) for sizes in maps))
     gate = shape(HEADS, reads, LENGTH, dtype=jnp.float32)
     memory = shape(HEADS, reads, call.blocks, dtype=jnp.int32)
     args: tuple = (tokens, weights, gate, memory)
@@ -429,12 +436,16 @@ KERNELS: dict[str, Callable[..., Kernel]] = {
     "deep_read ssc backward, no norm": part(deep_read, True, "none", top_k=4),
     "deep_read grm forward, no norm, N 32": part(deep_read, False, "none", LENGTH // 2),
     "deep_read ssc forward, no norm, N 32": part(deep_read, False, "none", LENGTH // 2, 4),
-    "block_read forward": part(block_read, False),
-    "block_read backward": part(block_read, True),
+    "block_read forward, matrices": part(block_read, False, None),
+    "block_read backward, matrices": part(block_read, True, None),
+    "block_read forward, matrices, blocks of 128": part(block_read, False, None, 128),
+    "block_read backward, matrices, blocks of 128": part(block_read, True, None, 128),
+    "block_read forward": part(block_read, False, "layer"),
+    "block_read backward": part(block_read, True, "layer"),
     "block_read forward, no norm": part(block_read, False, "none"),
     "block_read backward, no norm": part(block_read, True, "none"),
-    "block_read forward, blocks of 128, no norm": part(block_read, False, "none", 128),
-    "block_read backward, blocks of 128, no norm": part(block_read, True, "none", 128),
+    "block_read forward, no norm, blocks of 128": part(block_read, False, "none", 128),
+    "block_read backward, no norm, blocks of 128": part(block_read, True, "none", 128),
     "deep_write titans forward": part(deep_write, False),
     "deep_write titans backward": part(deep_write, True),
     "deep_write titans forward, d 256, b 128": part(deep_write, False, "titans", 256, 128),

@@ -12,8 +12,8 @@ from mc_jax.caching.kernels import (
 )
 from mc_jax.caching.options import Options
 from mc_jax.errors import InputError
-from mc_jax.kernels.chips import on_gpu, this_chip
 from mc_jax.kernels.block_read import config as block_read
+from mc_jax.kernels.chips import on_gpu, this_chip
 from mc_jax.kernels.deep_read import config as deep_read
 from mc_jax.kernels.deep_write import config as deep_write
 from mc_jax.kernels.linear_read import config as linear_read
@@ -97,7 +97,7 @@ def explain(
             lines.append("       once for every token that a token writes, 2 with a window of 2")
     reader = "deep_read" if deep and aggregation != "soup" else "linear_read"
     if options.routes_blocks:
-        reader = "block_read" if deep else "level_read, of the gathered matrices"
+        reader = "block_read"
     if segmentation == "logarithmic":
         reader = "level_read"
     lines.append(f"read   {aggregation}: {_runs_on(unread, reader)}")
@@ -110,9 +110,8 @@ def explain(
         return "\n".join(lines)
     lines.append(f"       {memories} cached memories a head")
     if options.routes_blocks:
-        if deep:
-            chosen = block_read_call(options, the_rule, length, memories, head_dim, hidden, kind)
-            lines += _block_read_costs(chosen, all_heads, not unread)
+        chosen = block_read_call(options, the_rule, length, memories, head_dim, hidden, kind)
+        lines += _block_read_costs(chosen, all_heads, not unread)
     elif reader == "deep_read":
         read = deep_read_call(options, the_rule, length, memories, head_dim, hidden, kind)
         lines += _deep_read_costs(read, all_heads, not unread)

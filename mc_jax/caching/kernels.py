@@ -1,5 +1,6 @@
 """Which kernels a call runs on, and why."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -23,7 +24,7 @@ from mc_jax.kernels.tiles import round_up
 from mc_jax.kernels.writing import Written
 from mc_jax.memory.deep import DeepRule, TitansGates
 from mc_jax.memory.linear import MatrixRule
-from mc_jax.memory.network import DeepParams, accumulator
+from mc_jax.memory.network import DeepParams, MlpNetwork, accumulator
 from mc_jax.memory.rule import Rule
 from mc_jax.typing import Array, Float
 
@@ -103,10 +104,7 @@ def _no_block_read(
     any_device: bool,
 ) -> str | None:
     """Why no kernel reads what blocks of tokens select; arguments as `no_read_kernel`."""
-    shape, network = (head_dim, head_dim), None
-    if isinstance(rule, DeepRule):
-        assert hidden is not None
-        shape, network = (head_dim, hidden), rule.network
+    shape, network = _block_read_shape(rule, head_dim, hidden)
     facts = options.route_every, shape, dtype, network, options.top_k
     return block_read.unsupported(*facts, any_device)
 
@@ -170,22 +168,27 @@ def block_read_call(
     length: int,
     memories: int,
     head_dim: int,
-    hidden: int,
+    hidden: int | None,
     dtype: jnp.dtype,
 ) -> block_read.Call:
-    """Facts of one head's read of the MLP memories that blocks of a fresh sequence select."""
-    assert isinstance(rule, DeepRule)
-    return block_read.Call(
+    """Facts of one head's read of the memories that blocks of a fresh sequence select."""
+    shape, network = _block_read_shape(rule, head_dim, hidden)
+    reads = min(options.top_k, memories)
+    return dataclasses.replace(
+        block_read.call_of(options.route_every, shape, dtype, network, reads),
         blocks=round_up(length, options.segment_len) // options.route_every,
-        size=options.route_every,
-        reads=min(options.top_k, memories),
         memories=memories,
-        head_dim=head_dim,
-        hidden=hidden,
-        activation=rule.network.activation,
-        layer_norm=rule.network.mem_norm == "layer",
-        dtype=jnp.dtype(dtype),
     )
+
+
+def _block_read_shape(
+    rule: Rule, head_dim: int, hidden: int | None
+) -> tuple[tuple[int, int], MlpNetwork | None]:
+    """Shape of a matrix, or of an MLP's second one, and what the MLP does."""
+    if isinstance(rule, DeepRule):
+        assert hidden is not None
+        return (head_dim, hidden), rule.network
+    return (head_dim, head_dim), None
 
 
 def deep_write_call(

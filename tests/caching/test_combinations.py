@@ -22,8 +22,8 @@ from .cases import (
     cut,
     make_inputs,
     pooled_values,
-    routed_blocks,
     quick_jit,
+    routed_blocks,
 )
 from .naive import naive_memory_caching
 

@@ -41,6 +41,7 @@ def alone(tree, row):
         many("dla", "ssc"),
         many("linear", "ssc", gate="position"),
         many("linear", "ssc", top_k=30),
+        many("titans", "ssc", route_every=2),
     ],
     ids=str,
 )
@@ -66,6 +67,7 @@ def test_equals_the_equations(case, x64):
     [
         Case("linear", "grm"),
         Case("swla", "ssc", write_mode="checkpoint"),
+        Case("linear", "ssc", route_every=3, top_k=1),
         Case("titans", "soup"),
         Case("dla", "grm", "logarithmic"),
         Case("linear", "grm", "logarithmic"),

@@ -44,6 +44,8 @@ CASES = [
     Case("dla", "none", gate="none", chunk_len=16),
     Case("titans", "ssc", segment_len=32, chunk_len=16, mem_norm="none"),
     Case("dla", "grm", write_mode="checkpoint", segment_len=32, chunk_len=16),
+    Case("linear", "ssc", segment_len=256, chunk_len=64, route_every=128),
+    Case("titans", "ssc", segment_len=128, chunk_len=64, route_every=128),
     Case("dla", "soup", segment_len=32, chunk_len=16),
 ]
 
@@ -106,6 +108,7 @@ def test_a_sequence_goes_on_from_its_cache(case):
         (Case("dla", "grm"), "multiple of 16, not 3"),
         (Case("linear", "grm", "logarithmic"), "logarithmic"),
         (Case("linear", "grm", gate="position"), "position"),
+        (Case("linear", "ssc", route_every=3), "multiple of 128 tokens, not 3"),
     ],
     ids=str,
 )
@@ -139,7 +142,12 @@ def test_on_a_tpu_explain_names_the_kernels_and_their_steps():
     with jax.set_mesh(Mesh(np.array([device("v5e")]), ("x",))):
         text = mc_jax.explain(16384, heads=8, head_dim=128)
         levels = mc_jax.explain(16384, heads=8, head_dim=128, segmentation="logarithmic")
+        blocks = {"aggregation": "ssc", "route_every": 128}
+        selected = mc_jax.explain(16384, heads=8, head_dim=128, **blocks)
     assert "pallas (level_read)" in levels
+    assert "pallas (block_read); blocks of 128 tokens select 4 memories each" in selected
+    # Four memories a token, 2 * 128^2 FLOPs each.
+    assert f"forward {8 * 16384 * 4 * 2 * 128**2 / 1e9:.3g} GFLOP" in selected
     assert "pallas (linear_write)\n" in text and "pallas (linear_read)\n" in text
     # 8 heads of 64 segments: 256 * 257 / 2 pairs met twice, and the state that is written.
     flop = 8 * 64 * (2 * 2 * 128 * 256 * 257 // 2 + 2 * 256 * 128**2)
@@ -162,6 +170,10 @@ def test_on_a_tpu_explain_names_the_kernels_and_their_steps():
         (
             Case("titans", "grm", segment_len=64, chunk_len=32),
             ["deep_write_backward", "deep_read_backward"],
+        ),
+        (
+            Case("titans", "ssc", segment_len=128, chunk_len=32, route_every=128),
+            ["deep_write_backward", "block_read_backward"],
         ),
     ],
     ids=str,

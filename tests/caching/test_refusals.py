@@ -62,6 +62,12 @@ def refused(case, inputs, field, found=None, **more):
         (LINEAR, "pooled", "queries"),
         (POSITION, "pooled", "values"),
         (Case("linear", "residual", gate="none"), "pooled", "values"),
+        (SSC, "route_every", 0),
+        (SSC, "route_every", 4),
+        (SSC, "route_every", 12),
+        (LINEAR, "route_every", 3),
+        (Case("linear", "ssc", "logarithmic"), "route_every", 3),
+        (Case("linear", "ssc", gate="position"), "route_every", 3),
     ],
 )
 def test_options(case, field, value):
@@ -176,6 +182,13 @@ def test_cache_of_other_sizes(sizes):
     other = cast(make_inputs(LINEAR, LENGTH, **sizes), jnp.float32)
     _, cache = quick_call(LINEAR, other)
     refused(LINEAR, inputs_of(LINEAR), "initial_cache", initial_cache=cache)
+
+
+def test_cache_of_another_selection():
+    """One without the first token of a block, in the middle of the block."""
+    blocks = dataclasses.replace(SSC, route_every=3)
+    _, cache = quick_call(SSC, inputs_of(SSC))
+    refused(blocks, inputs_of(blocks), "initial_cache", ".leader", initial_cache=cache)
 
 
 def test_cache_of_another_window():

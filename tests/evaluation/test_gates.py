@@ -47,7 +47,7 @@ def spans_of(segment, segmentation):
     return spans
 
 
-def by_hand(inputs, aggregation, segmentation, gate, top_k=2):
+def by_hand(inputs, aggregation, segmentation, gate, top_k=2, route_every=1):
     """Weights [heads, length] of dictionaries from columns to weights, straight from the paper."""
     q, k, u = (np.asarray(x, np.float64) for x in inputs)
     table = []
@@ -59,13 +59,15 @@ def by_hand(inputs, aggregation, segmentation, gate, top_k=2):
             means[column] = k[start * SEGMENT : end * SEGMENT, head].mean(0)
         if gate == "context":
             logits = {c: u[t, head] @ mean for c, mean in means.items()}
+            ranks = {c: u[t - t % route_every, head] @ mean for c, mean in means.items()}
         elif gate == "shared_query":
             logits = {c: u[head] * (q[t, head] @ mean) for c, mean in means.items()}
         else:
             back = {c: c if segmentation == "logarithmic" else s - spans[c][0] for c in spans}
             logits = {0: u[t, head, 0]} | {c: u[t, head, b] for c, b in back.items()}
         if aggregation == "ssc":
-            best = sorted(spans, key=lambda c: -logits[c])[:top_k]
+            by = logits if route_every == 1 else ranks
+            best = sorted(spans, key=lambda c: -by[c])[:top_k]
             logits = {c: logits[c] for c in (0, *best)}
         total = sum(np.exp(x) for x in logits.values())
         table.append({c: np.exp(x) / total for c, x in logits.items()})
@@ -89,17 +91,32 @@ def test_weights_are_a_softmax_over_what_is_visible(aggregation, segmentation, g
         assert np.all(found[head, t, unseen] == 0)
 
 
+def test_the_first_token_of_a_block_selects():
+    inputs = random_inputs("context")
+    options = dataclasses.replace(options_for("ssc"), route_every=2)
+    found = np.asarray(memory_gates(options, inputs))
+    expected = by_hand(inputs, "ssc", "constant", "context", route_every=2)
+    for head, t in itertools.product(range(HEADS), range(LENGTH)):
+        dense = [expected[head, t].get(column, 0) for column in range(8)]
+        np.testing.assert_allclose(found[head, t], dense, rtol=1e-5, atol=1e-7)
+    assert not np.allclose(found, memory_gates(options_for("ssc"), inputs))
+    the_core_reads_with_these_weights(options, inputs)
+
+
 @pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("segmentation", SEGMENTATIONS)
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_the_core_reads_with_these_weights(aggregation, segmentation, gate):
-    """Values name their segment, so an output tells how much of each one was read."""
-    inputs = random_inputs(gate)
     options = options_for(aggregation, segmentation, gate)
+    the_core_reads_with_these_weights(options, random_inputs(gate))
+
+
+def the_core_reads_with_these_weights(options, inputs):
+    """Values name their segment, so an output tells how much of each one was read."""
     segment = np.arange(LENGTH) // SEGMENT
     v = jnp.broadcast_to(jax.nn.one_hot(segment, WIDTH)[:, None], inputs.q.shape)
     batched = [x[None] for x in (inputs.q, inputs.pooled, v)]
-    u = inputs.u if gate == "shared_query" else inputs.u[None]
+    u = inputs.u if options.gate == "shared_query" else inputs.u[None]
     out, _ = memory_caching(*batched, u, None, rule="linear", **dataclasses.asdict(options))
     weights = np.asarray(memory_gates(options, inputs))
     for head, t in itertools.product(range(HEADS), range(LENGTH)):

@@ -17,7 +17,7 @@ from tests.caching.cases import Case, assert_close, call, cast, make_inputs
 
 DEVICES = 4
 TOKENS = PartitionSpec(None, "context")
-NAMES = ("rule", "aggregation", "segmentation", "write_mode", "gate", "pooled")
+NAMES = ("rule", "aggregation", "segmentation", "write_mode", "gate", "pooled", "route_every")
 GATHERED = [
     ("linear", "none", "constant", "independent", "none"),
     ("linear", "residual", "constant", "checkpoint", "none"),
@@ -59,6 +59,10 @@ ALL = [
     *((*names, "gather", "contiguous") for names in GATHERED),
     *((*names, "ring", "contiguous") for names in PASSED_ON),
     *((*names, "zigzag") for names in ZIGZAG),
+    # Blocks of three tokens read what their first one selects.
+    ("linear", "ssc", "constant", "independent", "context", "keys", 3, "gather", "zigzag"),
+    ("titans", "ssc", "constant", "checkpoint", "context", "keys", 3, "gather", "contiguous"),
+    ("dla", "ssc", "constant", "independent", "shared_query", "keys", 3, "ring", "zigzag"),
 ]
 
 
@@ -93,7 +97,7 @@ def test_zigzag():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("names", ALL, ids="-".join)
+@pytest.mark.parametrize("names", ALL, ids=lambda names: "-".join(map(str, names)))
 def test_one_device(names):
     *options, exchange, placement = names
     case = Case(**dict(zip(NAMES, options, strict=False)))

@@ -1,15 +1,16 @@
 """The read of memories that blocks of tokens have chosen: one op, three implementations."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
 from mc_jax.errors import InputError
-from mc_jax.kernels import level_read
 from mc_jax.kernels.block_read import pallas_tpu
 from mc_jax.kernels.block_read.config import Call, Config, default_config
 from mc_jax.kernels.block_read.reference import reference
-from mc_jax.kernels.block_read.xla import take, xla
+from mc_jax.kernels.block_read.xla import xla
 from mc_jax.kernels.causal_tiles import Read
 from mc_jax.kernels.chips import this_chip
 from mc_jax.kernels.choice import choose
@@ -46,7 +47,7 @@ def block_read(
         `f(x) = W x`.
       implementation: reference | xla | pallas | pallas_interpret (the TPU kernel's steps on any
         device, slow); None picks pallas on a TPU where it can run, else xla.
-      config: block sizes of the kernel, for pallas and MLPs alone; None picks them.
+      config: block sizes of the kernel, for pallas alone; None picks them.
 
     Returns:
       Outputs in float32 (float64 for float64).
@@ -71,22 +72,17 @@ def block_read(
     if implementation == "xla":
         pull = pull_matrix if network is None else None
         return xla(_reader(network), x, weights, memory, gate, pull)
-    gate, interpret = gate.astype(F32), implementation == "pallas_interpret"
-    if network is None:
-        # In the type that they are kept in, so that their gradients add up in it.
-        chosen = [take(weights, row).astype(x.dtype) for row in memory]
-        return level_read.level_read(x, chosen, gate, implementation=implementation)
-    call = _call(tokens // blocks, blocks, shape, x.dtype, network, reads, memories(weights))
+    call = dataclasses.replace(
+        call_of(tokens // blocks, shape, x.dtype, network, reads),
+        **{"blocks": blocks, "memories": jax.tree.leaves(weights)[0].shape[0]},
+    )
     config = config or default_config(call, this_chip())
     assert config is not None
     config.check(call)
-    narrow = jax.tree.map(lambda w: w.astype(x.dtype), weights)
-    return pallas_tpu.read(call, config, interpret, x, narrow, gate, memory.astype(jnp.int32))
-
-
-def memories(weights: Array | MlpWeights) -> int:
-    """How many there are."""
-    return jax.tree.leaves(weights)[0].shape[0]
+    interpret = implementation == "pallas_interpret"
+    weights = jax.tree.map(lambda w: w.astype(x.dtype), weights)
+    numbers = gate.astype(F32), memory.astype(jnp.int32)
+    return pallas_tpu.read(call, config, interpret, x, weights, *numbers)
 
 
 def unsupported(
@@ -111,32 +107,31 @@ def unsupported(
         return "the kernel for blocks of tokens runs on a TPU"
     if size % LANES:
         return f"the kernel takes blocks of a multiple of {LANES} tokens, not {size}"
-    if network is None:
-        return level_read.unsupported(size, shape, dtype, reads, any_device)
     if dtype not in (jnp.bfloat16, F32):
         return f"the kernel takes bfloat16 and float32, not {dtype}"
-    if shape[0] % 16 or shape[1] % 8:
-        return f"the kernel takes a head_dim of multiples of 16 and hidden of 8, not {shape}"
-    if network.activation not in ACTIVATIONS:
+    if shape[0] % 16 or shape[1] % 16:
+        return f"the kernel takes memories of multiples of 16, not {shape[0]} x {shape[1]}"
+    if network is not None and network.activation not in ACTIVATIONS:
         return f"the kernel has no activation {network.activation!r}"
-    if default_config(_call(size, 1, shape, dtype, network, reads, 1), this_chip()) is None:
+    if default_config(call_of(size, shape, dtype, network, reads), this_chip()) is None:
         return "one memory and the gradients of its weights do not fit into VMEM"
     return None
 
 
-def _call(
+def call_of(
     size: int,
-    blocks: int,
     shape: tuple[int, ...],
     dtype: jnp.dtype,
-    network: MlpNetwork,
+    network: MlpNetwork | None,
     reads: int,
-    memories: int,
 ) -> Call:
-    head_dim, hidden = shape
+    """Facts of a read of one memory by one block; arguments as of `unsupported`."""
+    out, width = shape
+    call = Call(1, size, reads, 1, (out, width), jnp.dtype(dtype))
+    if network is None:
+        return call
     norm = network.mem_norm == "layer"
-    kind = jnp.dtype(dtype)
-    return Call(blocks, size, reads, memories, head_dim, hidden, network.activation, norm, kind)
+    return dataclasses.replace(call, activation=network.activation, layer_norm=norm)
 
 
 def _reader(network: MlpNetwork | None) -> Read:

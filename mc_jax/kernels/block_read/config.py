@@ -1,6 +1,7 @@
-"""What a read of chosen MLP memories is made of: its static facts, its blocks, and what it costs."""
+"""What a read of chosen memories is made of: its static facts, its blocks, and what it costs."""
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
@@ -26,22 +27,35 @@ class Call:
       size: tokens of a block.
       reads: memories that each block reads.
       memories: cached memories.
-      head_dim: width of a head.
-      hidden: width of a memory's hidden layer.
-      activation: the memory's activation.
-      layer_norm: whether the memory's output is normalised.
-      dtype: type of the queries and of products.
+      shape: of a matrix, (out, in), or of an MLP's second one, (head_dim, hidden).
+      dtype: type of the inputs and of products.
+      activation: that of MLP memories; None for matrices.
+      layer_norm: whether an MLP memory's output is normalised.
     """
 
     blocks: int
     size: int
     reads: int
     memories: int
-    head_dim: int
-    hidden: int
-    activation: str
-    layer_norm: bool
+    shape: tuple[int, int]
     dtype: jnp.dtype
+    activation: str | None = None
+    layer_norm: bool = False
+
+    @property
+    def hidden(self) -> int | None:
+        """Width of an MLP memory's hidden layer; None for matrices."""
+        return None if self.activation is None else self.shape[1]
+
+    @property
+    def out(self) -> int:
+        """Rows of the outputs."""
+        return self.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Rows of the inputs."""
+        return self.shape[1] if self.hidden is None else self.shape[0]
 
     @property
     def tokens(self) -> int:
@@ -100,7 +114,8 @@ class Config:
 
 def default_config(call: Call, chip: pltpu.TpuInfo) -> Config | None:
     """Blocks for a call on a chip; None if it has none, or nothing fits into its VMEM."""
-    sizes = [n for n in PARTS if call.size % n == 0 and (n * call.hidden <= MOST_HIDDEN)]
+    hidden = call.hidden or 1
+    sizes = [n for n in PARTS if call.size % n == 0 and n * hidden <= MOST_HIDDEN]
     if not sizes and call.size % LANES == 0:
         sizes = [LANES]
     room = vmem_room(chip)
@@ -119,8 +134,9 @@ def default_config(call: Call, chip: pltpu.TpuInfo) -> Config | None:
 
 def _weights(call: Call) -> int:
     """Elements of a memory in VMEM, whose lanes are filled up."""
-    head_dim, hidden = (round_up(size, LANES) for size in (call.head_dim, call.hidden))
-    return 2 * head_dim * hidden
+    if call.hidden is None:
+        return call.out * round_up(call.width, LANES)
+    return 2 * math.prod(round_up(size, LANES) for size in call.shape)
 
 
 def _memory_bytes(call: Call) -> int:
@@ -135,26 +151,28 @@ def _memory_bytes_backward(call: Call) -> int:
 
 def vmem_bytes(call: Call, config: Config) -> int:
     """VMEM of the backward kernel, the larger one."""
-    arrays = 4 * call.dtype.itemsize + 3 * 4
+    arrays = 4 * call.dtype.itemsize * call.width + 4 * (call.width + 2 * call.out)
     lines = 4 * 4 * round_up(call.reads, 8)
     weights = config.resident_backward * _memory_bytes_backward(call)
-    return weights + config.tokens * (call.head_dim * arrays + lines)
+    return weights + config.tokens * (arrays + lines)
 
 
 def flops(call: Call, backward: bool = False) -> int:
     """Floating-point operations of the products, if every block reads as many as it can.
 
-    A read takes two products; going back the hidden layer again, its gradient, and gradients of
-    queries and both maps; with a norm the output again too.
+    A read takes one product of a matrix, two of an MLP. Going back takes gradients of inputs and
+    all maps, and of an MLP the hidden layer again with its gradient; with a norm the output too.
     """
-    products = (6 if call.layer_norm else 5) if backward else 2
-    return products * 2 * call.head_dim * call.hidden * call.tokens * call.reads
+    products = 2 if backward else 1
+    if call.hidden is not None:
+        products = (6 if call.layer_norm else 5) if backward else 2
+    return products * 2 * math.prod(call.shape) * call.tokens * call.reads
 
 
 def hbm_bytes(call: Call, backward: bool = False) -> int:
     """Bytes between HBM and VMEM, every array once."""
-    wide, narrow = (1, 2) if backward else (1, 1)
-    rows = call.head_dim * (4 * wide + call.dtype.itemsize * narrow)
-    lines = 4 * call.reads * (2 if backward else 1)
-    memories = call.memories * 2 * call.head_dim * call.hidden * (2 if backward else 1)
-    return call.tokens * (rows + lines) + call.dtype.itemsize * memories
+    sides, maps = 2 if backward else 1, 1 if call.hidden is None else 2
+    memories = sides * call.memories * maps * math.prod(call.shape)
+    lines = 4 * (sides * call.reads + call.out)
+    narrow = call.dtype.itemsize
+    return call.tokens * (lines + narrow * sides * call.width) + narrow * memories

@@ -1,7 +1,7 @@
-"""The kernels that read chosen MLP memories on a TPU, and all gradients of that.
+"""The kernels that read chosen memories on a TPU, and all gradients of that.
 
 Tokens lie in the lanes. Memories stay in VMEM while all tokens pass, as many as fit; which of them
-a part of a block reads is a number in SMEM. Hidden layers are never in HBM.
+a part of a block reads is a number in SMEM. Neither they nor hidden layers are gathered in HBM.
 """
 
 import functools
@@ -17,6 +17,7 @@ from jax.experimental.pallas import tpu as pltpu
 from mc_jax.kernels import mlp_read
 from mc_jax.kernels.block_read.config import Call, Config
 from mc_jax.kernels.chips import this_chip, vmem_limit
+from mc_jax.kernels.tiles import contract
 from mc_jax.memory.network import MlpWeights
 from mc_jax.typing import Array, Float, Int
 
@@ -28,11 +29,11 @@ def read(
     call: Call,
     config: Config,
     interpret: bool,
-    x: Float[Array, "head_dim tokens"],
-    weights: MlpWeights,
+    x: Float[Array, "in tokens"],
+    weights: Array | MlpWeights,
     gate: Float[Array, "reads tokens"],
     memory: Int[Array, "reads blocks"],
-) -> Float[Array, "head_dim tokens"]:
+) -> Float[Array, "out tokens"]:
     """See `block_read`.
 
     Args:
@@ -45,17 +46,19 @@ def read(
       memory: int32.
     """
     stacks = pl.cdiv(call.memories, config.resident)
-    tokens = pl.BlockSpec((call.head_dim, config.tokens), lambda i, s: (0, i))
-    lines = pl.BlockSpec((call.reads, config.tokens), lambda i, s: (0, i))
+
+    def tokens(rows: int) -> pl.BlockSpec:
+        return pl.BlockSpec((rows, config.tokens), lambda i, s: (0, i))
+
     memories = jax.tree.map(
         lambda w: pl.BlockSpec((config.resident, *w.shape[1:]), lambda i, s: (s, 0, 0)), weights
     )
     return pl.pallas_call(
         functools.partial(_forward_kernel, call, config),
-        out_shape=jax.ShapeDtypeStruct(x.shape, F32),
+        out_shape=jax.ShapeDtypeStruct((call.out, x.shape[1]), F32),
         grid=(call.tokens // config.tokens, stacks),
-        in_specs=[(tokens, memories, lines, _in_smem())],
-        out_specs=tokens,
+        in_specs=[(tokens(call.width), memories, tokens(call.reads), _in_smem())],
+        out_specs=tokens(call.out),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=vmem_limit(this_chip())
         ),
@@ -73,7 +76,8 @@ def _read_forward(
 def _read_backward(
     call: Call, config: Config, interpret: bool, inputs: tuple[Any, ...], dy: Array
 ) -> tuple:
-    return *read_back(call, config, interpret, *inputs, dy), None
+    x, weights, gate, memory = inputs
+    return *read_back(call, config, interpret, x, weights, gate, memory, dy), None
 
 
 def read_back(
@@ -81,16 +85,14 @@ def read_back(
     config: Config,
     interpret: bool,
     x: Array,
-    weights: MlpWeights,
+    weights: Array | MlpWeights,
     gate: Array,
     memory: Array,
-    dy: Float[Array, "head_dim tokens"],
-) -> tuple[Array, MlpWeights, Array]:
+    dy: Float[Array, "out tokens"],
+) -> tuple[Array, Any, Array]:
     """Gradients of x, the weights and the gates; arguments as of `read`."""
     resident = config.resident_backward
     stacks = pl.cdiv(call.memories, resident)
-    tokens = pl.BlockSpec((call.head_dim, config.tokens), lambda s, i: (0, i))
-    lines = pl.BlockSpec((call.reads, config.tokens), lambda s, i: (0, i))
     # A stack stays for all tokens: fetching the next one ahead is not worth a second buffer.
     memories = jax.tree.map(
         lambda w: pl.BlockSpec(
@@ -98,6 +100,9 @@ def read_back(
         ),
         weights,
     )
+
+    def tokens(rows: int) -> pl.BlockSpec:
+        return pl.BlockSpec((rows, config.tokens), lambda s, i: (0, i))
 
     def parts(rows: int) -> pl.BlockSpec:
         return pl.BlockSpec((None, rows, config.tokens), lambda s, i: (s, 0, i))
@@ -116,10 +121,10 @@ def read_back(
             ),
         ),
         grid=(stacks, call.tokens // config.tokens),
-        in_specs=[(tokens, memories, lines, _in_smem(), tokens)],
-        out_specs=((parts(call.head_dim), memories, parts(call.reads)),),
+        in_specs=[(tokens(call.width), memories, tokens(call.reads), _in_smem(), tokens(call.out))],
+        out_specs=((parts(call.width), memories, parts(call.reads)),),
         scratch_shapes=[
-            pltpu.VMEM((call.head_dim, config.tokens), F32),
+            pltpu.VMEM((call.width, config.tokens), F32),
             jax.tree.map(lambda w: pltpu.VMEM((resident, *w.shape[1:]), F32), weights),
         ],
         compiler_params=pltpu.CompilerParams(
@@ -145,9 +150,9 @@ def _each_read(
     step: Array,
     stack: tuple[Array, int],
     group: int,
-    each: Callable[[Array, int, pl.Slice], None],
+    each: Callable[[list[int], list[Array], pl.Slice], None],
 ) -> None:
-    """Call `each(place, read, tokens)` for the reads of a grid step.
+    """Call `each(reads, places, tokens)` until all reads of a grid step are made.
 
     Args:
       call: static facts.
@@ -156,17 +161,17 @@ def _each_read(
       step: index of the grid step's tokens.
       stack: index of the stack of memories and their number.
       group: reads that are made side by side, to hide latencies, where all are of this stack.
-      each: is given the memory's place in the stack, which of a block's reads it is, and tokens.
+      each: is given which of a block's reads to make, the places of their memories in the stack,
+        and the tokens.
     """
 
     @pl.loop(0, config.parts)
     def _(part: Array) -> None:
         start = pl.multiple_of(part * config.part, config.part)
         block = lax.div(step * config.tokens + start, call.size)
-
         tokens = pl.ds(start, config.part)
         for first in range(0, call.reads, group):
-            some = range(first, min(first + group, call.reads))
+            some = list(range(first, min(first + group, call.reads)))
             chosen = [memory[read, block] for read in some]
             places = [memory - stack[0] * stack[1] for memory in chosen]
             here = [
@@ -176,9 +181,8 @@ def _each_read(
             together = functools.reduce(jnp.logical_and, here)
 
             @pl.when(together)
-            def _(some: range = some, places: list[Array] = places) -> None:
-                for read, place in zip(some, places, strict=True):
-                    each(place, read, tokens)
+            def _(some: list[int] = some, places: list[Array] = places) -> None:
+                each(some, places, tokens)
 
             if len(some) == 1:
                 continue
@@ -186,7 +190,7 @@ def _each_read(
 
                 @pl.when(alone & ~together)
                 def _(read: int = read, place: Array = place) -> None:
-                    each(place, read, tokens)
+                    each([read], [place], tokens)
 
 
 def _forward_kernel(call: Call, config: Config, inputs: Any, y_ref: Any) -> None:
@@ -198,11 +202,18 @@ def _forward_kernel(call: Call, config: Config, inputs: Any, y_ref: Any) -> None
     def _() -> None:
         y_ref[...] = jnp.zeros_like(y_ref)
 
-    def each(place: Array, read: int, tokens: pl.Slice) -> None:
-        y_ref[:, tokens] += mlp_read.read(
-            *(call, config.narrow, weights.w1[place], weights.w2[place]),
-            *(0.5 * x_ref[:, tokens], gate[read : read + 1, tokens]),
+    def read(place: Array, x: Array, gate: Array) -> Array:
+        if call.hidden is None:
+            return gate * contract(weights[place], x, (1, 0))
+        maps = weights.w1[place], weights.w2[place]
+        return mlp_read.read(call, config.narrow, *maps, 0.5 * x, gate)
+
+    def each(reads: list[int], places: list[Array], tokens: pl.Slice) -> None:
+        found = (
+            read(place, x_ref[:, tokens], gate[i : i + 1, tokens])
+            for i, place in zip(reads, places, strict=True)
         )
+        y_ref[:, tokens] += functools.reduce(jnp.add, found)
 
     _each_read(call, config, memory, step, (stack, config.resident), config.group, each)
 
@@ -217,27 +228,37 @@ def _backward_kernel(
 
     @pl.when(step == 0)
     def _() -> None:
-        for total in sums:
+        for total in jax.tree.leaves(sums):
             total[...] = jnp.zeros_like(total)
 
     dx[...] = jnp.zeros_like(dx)
     dgate[...] = jnp.zeros_like(dgate)
 
-    def each(place: Array, read: int, tokens: pl.Slice) -> None:
-        found = mlp_read.read_back(
-            *(call, config.narrow, weights.w1[place], weights.w2[place]),
-            *(x_ref[:, tokens], dy_ref[:, tokens].astype(call.dtype)),
-            gate[read : read + 1, tokens],
-        )
+    def read(place: Array, x: Array, dy: Array, gate: Array) -> tuple[Array, Array]:
+        """Gradients of inputs and gates; those of the weights are added to their sums."""
+        if call.hidden is None:
+            back = contract(weights[place], dy.astype(call.dtype), (0, 0))
+            sums[place] += contract((gate * dy).astype(call.dtype), x, (1, 1))
+            return gate * back, jnp.sum(x.astype(F32) * back, 0, keepdims=True)
+        maps = weights.w1[place], weights.w2[place]
+        found = mlp_read.read_back(call, config.narrow, *maps, x, dy.astype(call.dtype), gate)
         sums.w1[place] += found.w1
         sums.w2[place] += found.w2
-        dx[:, tokens] += found.q
-        dgate[read : read + 1, tokens] = found.gate
+        return found.q, found.gate
 
-    _each_read(call, config, memory, step, (stack, config.resident_backward), config.group_backward, each)
+    def each(reads: list[int], places: list[Array], tokens: pl.Slice) -> None:
+        for i, place in zip(reads, places, strict=True):
+            line = slice(i, i + 1)
+            more, of_gate = read(place, x_ref[:, tokens], dy_ref[:, tokens], gate[line, tokens])
+            dx[:, tokens] += more
+            dgate[line, tokens] = of_gate
+
+    stacked = stack, config.resident_backward
+    _each_read(call, config, memory, step, stacked, config.group_backward, each)
     dx_ref[...] = dx[...].astype(dx_ref.dtype)
 
     @pl.when(step == pl.num_programs(1) - 1)
     def _() -> None:
-        for ref, total in zip(dweights, sums, strict=True):
+        pairs = zip(jax.tree.leaves(dweights), jax.tree.leaves(sums), strict=True)
+        for ref, total in pairs:
             ref[...] = total[...].astype(ref.dtype)

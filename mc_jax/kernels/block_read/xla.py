@@ -1,4 +1,4 @@
-"""The read of chosen memories in XLA: a step takes a tile of tokens, and on a CPU stays in its cache.
+"""The read of chosen memories in XLA: a step takes a tile of tokens, for a CPU's cache.
 
 What a block reads is gathered step by step: all at once would be an array of `reads` memories a
 block, which is larger than everything else.
@@ -47,7 +47,7 @@ def _read(
     def step(inputs: tuple[Array, Array, Array]) -> Array:
         memory, gate, x = inputs
         reads = (
-            g[:, None] * jax.vmap(read)(take(weights, at), x)
+            g[:, None] * jax.vmap(read)(_take(weights, at), x)
             for at, g in zip(memory, gate, strict=True)
         )
         return sum(reads)
@@ -69,7 +69,7 @@ def _backward(static: tuple[Read, Pull], saved: tuple, cotangent: Array) -> tupl
         memory, gate, x, of_y = inputs
         of_gates, of_x = [], jnp.zeros_like(x, accumulator(x.dtype))
         for at, g in zip(memory, gate, strict=True):
-            of_chosen, of_gate, more = jax.vmap(pull)(take(weights, at), g, x, of_y)
+            of_chosen, of_gate, more = jax.vmap(pull)(_take(weights, at), g, x, of_y)
             of_weights = jax.tree.map(
                 lambda total, a, at=at: total.at[at].add(a.astype(total.dtype), mode="drop"),
                 of_weights,
@@ -91,12 +91,11 @@ _read.defvjp(_forward, _backward)
 
 
 def _tiles(memory: Array, gate: Array, *columns: Array) -> tuple[Array, ...]:
-    """Blocks of a step: memories and gates [steps, reads, blocks, ...], else [steps, blocks, ...]."""
+    """By step: memories and gates [steps, reads, blocks, ...], all else [steps, blocks, ...]."""
     blocks = memory.shape[1]
     size = gate.shape[1] // blocks
     at_once = max(1, min(blocks, TILE // size)) if on_cpu() else blocks
     missing = -blocks % at_once
-    # No memory has the index -1, nor is one there beyond the last.
     memory = jnp.pad(memory, ((0, 0), (0, missing)), constant_values=jnp.iinfo(memory.dtype).max)
 
     def cut(x: Array) -> Array:
@@ -108,12 +107,14 @@ def _tiles(memory: Array, gate: Array, *columns: Array) -> tuple[Array, ...]:
     return by_step, cut(gate), *(cut(x).swapaxes(1, 2) for x in columns)
 
 
-def _join(tiles: Float[Array, "steps blocks rows size"], tokens: int) -> Float[Array, "rows tokens"]:
+def _join(
+    tiles: Float[Array, "steps blocks rows size"], tokens: int
+) -> Float[Array, "rows tokens"]:
     rows = tiles.shape[2]
     return jnp.moveaxis(tiles, 2, 0).reshape(rows, -1)[:, :tokens]
 
 
-def take(weights: Any, memory: Array) -> Any:
+def _take(weights: Any, memory: Array) -> Any:
     """Memories by their index, zeros for one that is out of range."""
 
     def one(w: Array) -> Array:

@@ -33,6 +33,7 @@ def xla(
 
 
 def read_matrix(weights: Float[Array, "out in"], x: Float[Array, "in tokens"]) -> Array:
+    """See `Read`."""
     return matmul(weights, x, x.dtype)
 
 
