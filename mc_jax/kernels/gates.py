@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from mc_jax.kernels.best_memories import best_memories
+from mc_jax.kernels.best_memories import best_memories, largest
 from mc_jax.typing import Array, Bool, Float, Int
 
 
@@ -69,8 +69,8 @@ def softmax_gates(
     ranked = cached if ranked is None else jnp.where(visible, ranked, -jnp.inf)
     memories = cached.shape[0]
     if top_k is not None and top_k < memories:
-        _, best = lax.top_k(ranked.T, top_k)
-        selected = jnp.any(best[..., None] == jnp.arange(memories), -2).T
+        _, best = largest(ranked, top_k)
+        selected = jnp.any(best[:, None] == jnp.arange(memories)[:, None], 0)
         cached = jnp.where(selected, cached, -jnp.inf)
     return softmax_beside(online, cached)
 
@@ -116,8 +116,11 @@ def selected_gates(
     if isinstance(router, Router):
         best, memory = best_memories(top_k, router.u, router.descriptors, visible)
     else:
-        best, memory = lax.top_k(jnp.where(visible, router.cached, -jnp.inf).T, top_k)
-        best, memory = best.T, jnp.where(best > -jnp.inf, memory, visible.shape[0]).T
+        logits = jnp.where(visible, router.cached, -jnp.inf)
+        highest, memory = largest(logits, top_k)
+        there = highest > -jnp.inf
+        best = jnp.where(there, jnp.take_along_axis(logits, memory, 0), -jnp.inf)
+        memory = jnp.where(there, memory, visible.shape[0])
     own, weights = softmax_beside(router.online, best)
     return own, weights, memory
 

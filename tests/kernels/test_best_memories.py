@@ -1,0 +1,47 @@
+"""The highest logits of each token, and whose they are."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from mc_jax.kernels.best_memories import MOST_ROUNDS, best_memories, largest
+
+
+def logits_with_ties(memories, tokens=50):
+    rng = np.random.default_rng(0)
+    values = rng.integers(-3, 3, size=(memories, tokens)).astype(np.float32)
+    return jnp.where(rng.uniform(size=values.shape) < 0.3, -jnp.inf, values)
+
+
+@pytest.mark.parametrize("memories", [1, 2, 9, 130])
+@pytest.mark.parametrize("top_k", [1, 2, MOST_ROUNDS, MOST_ROUNDS + 1])
+def test_largest_is_top_k(memories, top_k):
+    """Ties and memories that nobody sees included, of which some tokens see nothing else."""
+    logits = logits_with_ties(memories).at[:, 3].set(-jnp.inf)
+    top_k = min(top_k, memories)
+    values, indices = largest(logits, top_k)
+    expected, where = lax.top_k(logits.T, top_k)
+    np.testing.assert_array_equal(values, expected.T)
+    there = np.asarray(-jnp.inf < expected.T)
+    np.testing.assert_array_equal(np.where(there, indices, -1), np.where(there, where.T, -1))
+
+
+def test_gradients_are_those_of_the_chosen_logits():
+    keys = jax.random.split(jax.random.key(0), 4)
+    u, descriptors = jax.random.normal(keys[0], (8, 700)), jax.random.normal(keys[1], (12, 8))
+    visible = jax.random.uniform(keys[2], (12, 700)) < 0.5
+    weight = jax.random.normal(keys[3], (3, 700))
+
+    def loss(u, descriptors):
+        best, _ = best_memories(3, u, descriptors, visible)
+        return jnp.sum(jnp.where(best > -jnp.inf, best, 0) * weight)
+
+    def expected(u, descriptors):
+        best, _ = lax.top_k(jnp.where(visible, descriptors @ u, -jnp.inf).T, 3)
+        return jnp.sum(jnp.where(best > -jnp.inf, best, 0).T * weight)
+
+    found, exact = (jax.grad(f, (0, 1))(u, descriptors) for f in (loss, expected))
+    for x, y in zip(found, exact, strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4)
