@@ -18,6 +18,7 @@ from mc_jax.caching.token_read import READS, SEQUENCES
 from mc_jax.caching.validate import check_arrays, check_cache, check_lengths
 from mc_jax.caching.write import write_dtype
 from mc_jax.errors import InputError
+from mc_jax.kernels.in_place import tokens_second
 from mc_jax.memory import DeepParams, get_rule
 from mc_jax.memory.network import accumulator
 from mc_jax.memory.rule import Rule
@@ -224,7 +225,7 @@ def _run(
         axis_name=SEQUENCES,
     )
     y, cache = sequences(q, k, v, u, gates, params, cache, lengths, written)
-    return jnp.moveaxis(y, -1, 1).astype(output_dtype), cache
+    return tokens_second(y.astype(output_dtype)), cache
 
 
 def _cache_axes(position: int | None) -> Any:
