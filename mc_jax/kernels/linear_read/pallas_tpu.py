@@ -23,7 +23,7 @@ from mc_jax.kernels.reading import (
     prepared,
     seen_by,
 )
-from mc_jax.kernels.tiles import contract, each_group, row
+from mc_jax.kernels.tiles import LANES, contract, each_group, row
 from mc_jax.typing import Array
 
 F32 = jnp.float32
@@ -32,6 +32,14 @@ F32 = jnp.float32
 def _group(config: Config) -> int:
     """Memories of one product, of which no more are there than are resident."""
     return min(config.group, 1 << (config.resident.bit_length() - 1))
+
+
+def _parts(call: Call, config: Config) -> list[slice]:
+    """A block's tokens, in parts of which what a small memory gives stays in registers."""
+    step = 2 * LANES if call.out * call.width <= LANES**2 else config.tokens
+    if config.tokens % step:
+        step = config.tokens
+    return [slice(at, at + step) for at in range(0, config.tokens, step)]
 
 
 def _forward_kernel(call: Call, config: Config, first, inputs, outputs, gates, total) -> None:
@@ -86,18 +94,31 @@ def _backward_kernel(
     dgates[...] = jnp.zeros_like(dgates)
 
     def add(start: Array, size: int) -> None:
-        q, dy = q_ref[...].astype(F32), dy_ref[...].astype(F32)
-        sums, scaled = dq[...], []
-        for i in range(size):
-            g = row(gates, stack * config.resident + start + i)
-            back = contract(w_ref[start + i], dy_ref[...], (0, 0))
-            sums += g * back
-            scaled.append((g * dy).astype(dy_ref.dtype))
-            if call.routed:
-                dgates[pl.ds(start + i, 1), :] = jnp.sum(q * back, 0, keepdims=True)
-        dq[...] = sums
-        grad = contract(jnp.concatenate(scaled, 0), q_ref[...], (1, 1))
-        dw[pl.ds(start, size)] += grad.reshape(size, *dw.shape[1:])
+        @functools.cache
+        def turned(i: int) -> Array:
+            return w_ref[start + i].T
+
+        parts = []
+        for lanes in _parts(call, config):
+            q, dy = q_ref[:, lanes].astype(F32), dy_ref[:, lanes].astype(F32)
+            sums, scaled = dq[:, lanes], []
+            for i in range(size):
+                g = gates[pl.ds(stack * config.resident + start + i, 1), lanes]
+                back = contract(turned(i), dy_ref[:, lanes], (1, 0))
+                sums += g * back
+                scaled.append((g * (q if config.scale == "inputs" else dy)).astype(q_ref.dtype))
+                if call.routed:
+                    dgates[pl.ds(start + i, 1), lanes] = jnp.sum(q * back, 0, keepdims=True)
+            dq[:, lanes] = sums
+            parts.append(jnp.concatenate(scaled, 0))
+        weighted = jnp.concatenate(parts, 1)
+        if config.scale == "inputs":
+            grad = contract(dy_ref[...], weighted, (1, 1))
+            for i in range(size):
+                dw[start + i] += grad[:, i * call.width : (i + 1) * call.width]
+        else:
+            grad = contract(weighted, q_ref[...], (1, 1))
+            dw[pl.ds(start, size)] += grad.reshape(size, *dw.shape[1:])
 
     each_group(of_stack(seen.most, stack, config.resident), _group(config), add)
     dq_ref[...] = dq[...].astype(dq_ref.dtype)
