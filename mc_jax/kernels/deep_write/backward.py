@@ -20,10 +20,21 @@ from mc_jax.kernels.deep_write.blocks import (
     start,
     store,
 )
-from mc_jax.kernels.deep_write.chunk import ChunkState, Tokens, chunk_step, next_state
+from mc_jax.kernels.deep_write.chunk import (
+    ChunkState,
+    KeyProducts,
+    Tokens,
+    chunk_step,
+    key_products,
+    next_state,
+)
 from mc_jax.kernels.deep_write.config import backward_cost
 from mc_jax.kernels.deep_write.forward import Outputs
 from mc_jax.typing import Array
+
+# Chunks that the way back goes through without a loop, which hides more latencies but takes long to
+# compile.
+MOST_UNROLLED = 2
 
 
 def backward(
@@ -67,10 +78,11 @@ def backward(
             ),
         ),
         out_shape=jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (tokens, learned)),
-        out_specs=(layout.token_blocks(span), layout.learned_blocks(buffers=2)),
+        out_specs=(layout.token_blocks(span), layout.learned_blocks(buffers=1)),
         scratch_shapes=(
             layout.state(pltpu.VMEM((layout.config.span, *matrices), F32)),
             layout.state(pltpu.VMEM(matrices, F32)),
+            layout.key_products(),
         ),
         name="deep_write_backward",
     )(tokens, learned, starts, cotangents)
@@ -86,14 +98,17 @@ def _kernel(
     dlearned: Learned,
     chunk_starts: ChunkState,
     dstate: ChunkState,
+    products: KeyProducts,
 ) -> None:
     """One span: forward through its chunks for their starts, then back through them.
 
-    `dstate` goes with the state from the end of the call to its start; the gradients of the
-    learned parts are summed up in their blocks, which stay in VMEM.
+    `products` holds what the way forward leaves to the way back. `dstate` goes with the state from
+    the end of the call to its start; the gradients of the learned parts are summed up in their
+    blocks, which stay in VMEM.
     """
     span = layout.grid[1] - 1 - pl.program_id(1)
     chunks = layout.span_chunks(span)
+    last = chunks - 1
     _enter(layout, span, cotangents, dlearned, dstate)
     affine = jax.tree.map(load, learned.affine)
     first = jax.tree.map(lambda ref: ref.at[0], chunk_starts)
@@ -107,13 +122,15 @@ def _kernel(
 
     def replay(chunk: Array, _: Any) -> None:
         x = layout.read_tokens(tokens, span, chunk)
-        after = next_state(layout.network, affine, state_before(chunk), x)
+        after, keys = next_state(layout.network, affine, state_before(chunk), x)
         jax.tree.map(lambda ref, y: store(ref.at[chunk + 1], y), chunk_starts, after)
+        jax.tree.map(lambda ref, y: store(ref.at[chunk], y), products, keys)
 
     def step_back(i: Array, _: Any) -> None:
-        chunk = chunks - 1 - i
+        chunk = last - i
+        known = jax.tree.map(lambda ref: ref[chunk], products)
         _, gradient = jax.vjp(
-            functools.partial(chunk_step, layout.network),
+            functools.partial(chunk_step, layout.network, known=known),
             affine,
             state_before(chunk),
             layout.read_tokens(tokens, span, chunk),
@@ -131,8 +148,12 @@ def _kernel(
             def _():
                 jax.tree.map(add, dstate.weights, cotangents.final.anchor)
 
-    lax.fori_loop(0, chunks - 1, replay, None)
-    lax.fori_loop(0, chunks, step_back, None)
+    lax.fori_loop(0, last, replay, None)
+    x = layout.read_tokens(tokens, span, last)
+    keys = key_products(layout.network, affine, state_before(last), x)
+    jax.tree.map(lambda ref, y: store(ref.at[last], y), products, keys)
+    unroll = isinstance(chunks, int) and chunks <= MOST_UNROLLED
+    lax.fori_loop(0, chunks, step_back, None, unroll=unroll)
 
     @pl.when(layout.starts_afresh(span))
     def _():

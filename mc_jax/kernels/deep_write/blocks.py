@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from mc_jax.kernels.deep_write.chunk import Affine, ChunkState, Memory, Network, Tokens
+from mc_jax.kernels.deep_write.chunk import Affine, ChunkState, KeyProducts, Memory, Network, Tokens
 from mc_jax.kernels.deep_write.config import Call, Config, Cost, spans
 from mc_jax.typing import Array, Float
 
@@ -81,6 +81,16 @@ class Layout(NamedTuple):
     def anchored(self, leaf: Any) -> Final:
         """A final state with the same thing at every leaf."""
         return Final(self.state(leaf), Memory(leaf, leaf) if self.call.ragged else None)
+
+    def key_products(self) -> KeyProducts:
+        """Room for products of the keys of a span's chunks."""
+        config, call = self.config, self.call
+
+        def room(width: int) -> Any:
+            return pltpu.VMEM((config.span, config.heads, call.chunk_len, width), F32)
+
+        wide = room(call.hidden)
+        return KeyProducts(wide, room(call.head_dim) if call.inner_outputs else None, wide)
 
     def token_blocks(self, span: Span) -> Tokens:
         """Blocks of tokens and gates, and of their cotangents."""

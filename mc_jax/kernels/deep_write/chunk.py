@@ -89,15 +89,42 @@ class Factors(NamedTuple):
     error: Float[Array, "heads chunk hidden"]
 
 
+class KeyProducts(NamedTuple):
+    """Products with the weights of a chunk's start that the inner gradients take.
+
+    Attributes:
+      inputs: `w2 k`.
+      outputs: `w1 hidden`; None where the loss needs none.
+      back: `w1ᵀ delta`.
+    """
+
+    inputs: Float[Array, "heads chunk hidden"]
+    outputs: Float[Array, "heads chunk head_dim"] | None
+    back: Float[Array, "heads chunk hidden"]
+
+
 def chunk_step(
-    network: Network, affine: Affine | None, state: ChunkState, tokens: Tokens
+    network: Network,
+    affine: Affine | None,
+    state: ChunkState,
+    tokens: Tokens,
+    known: KeyProducts | None = None,
 ) -> tuple[Array, ChunkState]:
-    """Features of the online memory [heads, chunk, head_dim] and the state after the chunk."""
+    """Features of the online memory [heads, chunk, head_dim] and the state after the chunk.
+
+    Args:
+      network: the memory.
+      affine: of its norm.
+      state: at the start of the chunk.
+      tokens: of the chunk.
+      known: products that are not taken again, where only the gradient is wanted.
+    """
     coefficients = chunk_coefficients(network, tokens.gates)
     # Keys and queries in one product, for which w2 goes to the matrix unit once.
     both = jnp.concatenate([tokens.k, coefficients.weights * tokens.q], 1)
-    key_inputs, query_inputs = jnp.split(dot(both, state.weights.w2, 0, network.dtype), 2, 1)
-    factors = inner_gradients(network, affine, state, tokens, key_inputs)
+    both = dot(both, state.weights.w2, 0, network.dtype, known and known.inputs)
+    key_inputs, query_inputs = jnp.split(both, 2, 1)
+    factors, _ = inner_gradients(network, affine, state, tokens, key_inputs, known)
     y = _online_output(network, state, tokens, coefficients, factors, query_inputs)
     features = y if affine is None else _normalise(y)
     return features, _advance(network, state, tokens.k, coefficients, factors)
@@ -105,11 +132,20 @@ def chunk_step(
 
 def next_state(
     network: Network, affine: Affine | None, state: ChunkState, tokens: Tokens
-) -> ChunkState:
-    """The state after the chunk alone."""
+) -> tuple[ChunkState, KeyProducts]:
+    """The state after the chunk alone, and the products that it took."""
     inputs = dot(tokens.k, state.weights.w2, 0, network.dtype)
-    factors = inner_gradients(network, affine, state, tokens, inputs)
-    return _advance(network, state, tokens.k, chunk_coefficients(network, tokens.gates), factors)
+    factors, products = inner_gradients(network, affine, state, tokens, inputs)
+    coefficients = chunk_coefficients(network, tokens.gates)
+    return _advance(network, state, tokens.k, coefficients, factors), products
+
+
+def key_products(
+    network: Network, affine: Affine | None, state: ChunkState, tokens: Tokens
+) -> KeyProducts:
+    """The products of the chunk alone."""
+    inputs = dot(tokens.k, state.weights.w2, 0, network.dtype)
+    return inner_gradients(network, affine, state, tokens, inputs)[1]
 
 
 def chunk_coefficients(network: Network, gates: Float[Array, "heads gates chunk"]) -> Coefficients:
@@ -141,14 +177,28 @@ def _decay_products(column: Array, row: Array) -> Array:
 
 
 def inner_gradients(
-    network: Network, affine: Affine | None, state: ChunkState, tokens: Tokens, inputs: Array
-) -> Factors:
-    """Gradients of the rule's loss at the weights of the chunk's start; `inputs` are `w2 k`."""
+    network: Network,
+    affine: Affine | None,
+    state: ChunkState,
+    tokens: Tokens,
+    inputs: Array,
+    known: KeyProducts | None = None,
+) -> tuple[Factors, KeyProducts]:
+    """Gradients of the rule's loss at the weights of the chunk's start, and their products.
+
+    Args:
+      network: the memory.
+      affine: of its norm.
+      state: at the start of the chunk.
+      tokens: of the chunk.
+      inputs: `w2 k`.
+      known: products that are not taken again.
+    """
     dtype, w1, titans = network.dtype, state.weights.w1, state.momentum is not None
     hidden, slope = value_and_slope(network.activation, dtype, inputs)
-    delta = -tokens.v
+    delta, outputs = -tokens.v, None
     if titans or affine is not None:
-        y = dot(hidden, w1, 1, dtype)
+        y = outputs = dot(hidden, w1, 1, dtype, known and known.outputs)
         if affine is not None:
             y, normalise_grad = jax.vjp(_normalise, y)
         if titans:
@@ -156,7 +206,8 @@ def inner_gradients(
             delta = 2 * (tokens.k + y - tokens.v)
         if affine is not None:
             (delta,) = normalise_grad(affine.scale * delta)
-    return Factors(delta, hidden, slope * dot(delta, w1, 0, dtype))
+    back = dot(delta, w1, 0, dtype, known and known.back)
+    return Factors(delta, hidden, slope * back), KeyProducts(inputs, outputs, back)
 
 
 def _online_output(

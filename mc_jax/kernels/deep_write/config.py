@@ -74,6 +74,11 @@ class Call:
         return 4 if self.titans else 2
 
     @property
+    def inner_outputs(self) -> bool:
+        """Whether the loss that tokens are written by needs the memory's outputs."""
+        return self.titans or self.layer_norm
+
+    @property
     def state_matrices(self) -> int:
         """Matrices [head_dim, hidden] of a head's state."""
         return 4 if self.titans else 2
@@ -159,8 +164,7 @@ def chunk_flops(call: Call) -> int:
     loss needs the output. The causal products within the chunk are two of width head_dim and two
     of width hidden.
     """
-    outputs = call.titans or call.layer_norm
-    products = 2 + outputs + (2 + 2) * (2 if call.titans else 1)
+    products = 2 + call.inner_outputs + (2 + 2) * (2 if call.titans else 1)
     matrix = 2 * call.chunk_len * call.head_dim * call.hidden
     return products * matrix + 4 * call.chunk_len**2 * (call.head_dim + call.hidden)
 
@@ -192,8 +196,9 @@ def backward_cost(call: Call, config: Config) -> Cost:
     final = state + 2 * call.ragged * matrix
     starts = state if needs_starts(call, config) else 0
     chunk = 7 * tokens + 2 * gates
-    vmem = learned + final + 2 * (config.span * chunk + ends + learned + starts)
-    vmem += (config.span + 1) * state
+    vmem = 2 * learned + final + 2 * (config.span * chunk + ends + starts)
+    widths = 2 * round_up(call.hidden, LANES) + call.inner_outputs * round_up(call.head_dim, LANES)
+    vmem += (config.span + 1) * state + config.span * call.chunk_len * 4 * widths
     hbm = 2 * learned + final + call.chunks * chunk + call.segments * ends
     hbm += spans(call, config) * starts
     # Each product has two gradients.

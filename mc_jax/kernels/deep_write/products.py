@@ -14,26 +14,48 @@ from mc_jax.kernels.tiles import contract
 from mc_jax.typing import Array, Float
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def dot(
-    a: Float[Array, "heads m k"], b: Float[Array, "heads _ _"], axis: int, dtype: jnp.dtype
+    a: Float[Array, "heads m k"],
+    b: Float[Array, "heads _ _"],
+    axis: int,
+    dtype: jnp.dtype,
+    known: Float[Array, "heads _ n"] | None = None,
 ) -> Float[Array, "heads m n"]:
-    """`a b` for axis 0, with `b` [heads, k, n], and `a bᵀ` for axis 1, with `b` [heads, n, k]."""
-    return _dot_fwd(a, b, axis, dtype)[0]
+    """`a b` for axis 0, with `b` [heads, k, n], and `a bᵀ` for axis 1, with `b` [heads, n, k].
+
+    Args:
+      a: left factor.
+      b: right factor.
+      axis: of `b`, that is summed over.
+      dtype: of the operands.
+      known: the first rows of the result, for a gradient alone.
+    """
+    return _dot(a, b, known, axis, dtype)
 
 
-def _dot_fwd(a, b, axis, dtype):
-    a, b = _matrices(a, dtype), _matrices(b, dtype)
-    return _contract(a, b, (1, axis)), (a, b)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _dot(a, b, known, axis, dtype):
+    return _dot_fwd(a, b, known, axis, dtype)[0]
+
+
+def _dot_fwd(a, b, known, axis, dtype):
+    rows = 0 if known is None else known.shape[1]
+    operands = a, b = _matrices(a, dtype), _matrices(b, dtype)
+    if known is None:
+        return _contract(a, b, (1, axis)), operands
+    if rows == a[0].shape[0]:
+        return known, operands
+    rest = _contract([x[rows:] for x in a], b, (1, axis))
+    return jnp.concatenate([known, rest], 1), operands
 
 
 def _dot_bwd(axis, dtype, operands, y):
     (a, b), y = operands, _matrices(y, dtype)
     db = _contract(a, y, (0, 0)) if axis == 0 else _contract(y, a, (0, 0))
-    return _contract(y, b, (1, 1 - axis)), db
+    return _contract(y, b, (1, 1 - axis)), db, None
 
 
-dot.defvjp(_dot_fwd, _dot_bwd)
+_dot.defvjp(_dot_fwd, _dot_bwd)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
