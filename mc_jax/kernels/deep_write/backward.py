@@ -32,8 +32,8 @@ from mc_jax.kernels.deep_write.config import backward_cost
 from mc_jax.kernels.deep_write.forward import Outputs
 from mc_jax.typing import Array
 
-# Chunks that the way back goes through without a loop, which hides more latencies but takes long to
-# compile.
+# Chunks that the way back goes through without a loop in bfloat16, which hides more latencies; it
+# takes long to compile, and in float32 too much VMEM.
 MOST_UNROLLED = 2
 
 
@@ -152,7 +152,8 @@ def _kernel(
     x = layout.read_tokens(tokens, span, last)
     keys = key_products(layout.network, affine, state_before(last), x)
     jax.tree.map(lambda ref, y: store(ref.at[last], y), products, keys)
-    unroll = isinstance(chunks, int) and chunks <= MOST_UNROLLED
+    narrow = layout.call.dtype == jnp.bfloat16
+    unroll = narrow and isinstance(chunks, int) and chunks <= MOST_UNROLLED
     lax.fori_loop(0, chunks, step_back, None, unroll=unroll)
 
     @pl.when(layout.starts_afresh(span))
