@@ -29,12 +29,12 @@ def each_read(
       first: segment of the first token.
       block: index of the block.
       stack: index of the stack of memories and their number.
-      group: memories that are read side by side.
+      group: memories that are read side by side by the whole block; twice as many by parts of it.
       read: is given the memory's place in the stack, its index, and the tokens of the block.
     """
     seen = seen_by(call, config.tokens, first, block)
-    start = stack[0] * stack[1]
-    by_all, by_some = (of_stack(count, *stack) for count in (seen.least, seen.most))
+    start, parts = stack[0] * stack[1], config.tokens // config.part
+    by_all = of_stack(seen.least, *stack)
 
     def by_whole_block(place: Array, size: int) -> None:
         for i in range(size):
@@ -42,11 +42,27 @@ def each_read(
 
     each_group(by_all, group, by_whole_block)
 
-    @pl.loop(by_all, by_some)
-    def _(place: Array) -> None:
+    def first_part(place: Array) -> Array:
         sees = (start + place + 1 - first) * call.segment_len - block * config.tokens
+        return lax.div(jnp.maximum(sees, 0), config.part)
 
-        @pl.loop(lax.div(jnp.maximum(sees, 0), config.part), config.tokens // config.part)
-        def _(part: Array) -> None:
-            at = pl.multiple_of(part * config.part, config.part)
-            read(place, start + place, pl.ds(at, config.part))
+    def by_parts(size: int, at: tuple[Array, Array]) -> tuple[Array, Array]:
+        """From a place and a part on, the parts of a memory before the next memory."""
+        place, part = at
+        for _ in range(size):
+            tokens = pl.ds(pl.multiple_of(part * config.part, config.part), config.part)
+            read(place, start + place, tokens)
+            last = part + 1 == parts
+            part = jnp.where(last, first_part(place + 1), part + 1)
+            place += last
+        return place, part
+
+    seen_by_parts = (seen_by(call, config.part, first, block * parts + i) for i in range(parts))
+    count = sum(of_stack(seen.most, *stack) - by_all for seen in seen_by_parts)
+    at = by_all, first_part(by_all)
+    size = most = 2 * group if parts > 1 else group
+    while size:
+        runs = lax.div(count, size)
+        runs = runs if size == most else lax.rem(runs, 2)
+        at = lax.fori_loop(0, runs, lambda _, at, size=size: by_parts(size, at), at)
+        size //= 2

@@ -24,6 +24,9 @@ CASES = {
     "ssc of more than there are": Case(top_k=20),
     "chosen blocks": Case(config=None),
     "one part to a block": Case(config=Config(128, 128, 9, 8, 1)),
+    "many parts of blocks": Case(
+        *(16, 700, 20, 30), hidden=24, first_segment=3, config=Config(512, 128, 8, 16, 1)
+    ),
     "all resident, then stacks": Case(config=Config(256, 256, 9, 8, 4)),
     "stacks, then all resident": Case(config=Config(384, 128, 8, 9, 2), segment_len=20),
     "by columns": Case(
