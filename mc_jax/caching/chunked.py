@@ -5,42 +5,25 @@ scan over its chunks; then all tokens read the online memory and the cached ones
 kernel has compressed the tokens of all heads, only the second half is done here.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mc_jax.caching import buckets, placement, storage
-from mc_jax.caching.blocks import block_gates, last_leader, leaders, select
+from mc_jax.caching.blocks import last_leader, leaders
 from mc_jax.caching.cache import Cache, Memory, fits, memory_of
 from mc_jax.caching.carry import arriving_state
 from mc_jax.caching.context import Context
 from mc_jax.caching.kernels import read_kernel
 from mc_jax.caching.options import Options
-from mc_jax.caching.read import (
-    BlockReader,
-    LevelReader,
-    Reader,
-    RunReader,
-    SharedReader,
-    mixes_maps,
-    read_and_mix,
-    read_mixed_maps,
-)
-from mc_jax.caching.ring import ring_reader
-from mc_jax.caching.router import (
-    RunningMean,
-    gate_logits,
-    gate_weights,
-    route,
-    router_queries,
-)
+from mc_jax.caching.read import mixes_maps, read_and_mix, read_mixed_maps
+from mc_jax.caching.readers import Asked, reader
+from mc_jax.caching.router import RunningMean, router_queries
 from mc_jax.caching.running_sums import running_sums
-from mc_jax.caching.segments import Grid, visible_slots
+from mc_jax.caching.segments import Grid
 from mc_jax.caching.write import write_segments
 from mc_jax.kernels.chunk_read import chunk_read, unsupported
-from mc_jax.kernels.gates import Router, Scores
 from mc_jax.kernels.triton import runs_triton
 from mc_jax.kernels.writing import Written
 from mc_jax.memory.chunk import Chunk, Coefficients, online_linear
@@ -154,7 +137,10 @@ def chunked(
             router = router_queries(options, u, q, accumulator(q.dtype))
             first = leaders(grid, router, cache.leader)
             last = last_leader(grid, first, cache.leader)
-        cached = _reader(grid, u, q, keys, stored, first, read_kernel(options, rule, kernel))
+        asked = Asked(grid, q, u, None if keys is None else keys.own, first)
+        cached = reader(
+            asked, stored.weights, stored.descriptors, read_kernel(options, rule, kernel)
+        )
     with jax.named_scope("read"):
         read = read_mixed_maps if mixes_maps(options, rule.network) else read_and_mix
         y = read(rule.network, norm_of(params), q, compressed.online, cached)
@@ -344,116 +330,3 @@ def _store_buckets(
 
 def _dtype_of(memory: Memory) -> jnp.dtype:
     return jax.tree.leaves(memory.weights)[0].dtype
-
-
-def _reader(
-    grid: Grid,
-    u: Array | None,
-    q: Array,
-    keys: Keys | None,
-    stored: Stored,
-    first: Array | None,
-    kernel: str | None,
-) -> Reader | None:
-    """The cached memories with what their gates are made of; None if there are none to read."""
-    if stored.weights is None:
-        return None
-    own = None if keys is None else keys.own
-    if grid.options.segmentation == "logarithmic":
-        return _level_reader(grid, u, q, own, stored, kernel)
-    if grid.context is not None and grid.context.exchange == "ring":
-        return _ring_reader(grid, u, q, own, stored, first, kernel)
-    if first is not None:
-        return _block_reader(grid, u, q, own, stored, first, kernel)
-    return _shared_reader(grid, u, q, own, stored, kernel)
-
-
-def _level_reader(
-    grid: Grid,
-    u: Array | None,
-    q: Array,
-    own: RunningMean | None,
-    stored: Stored,
-    kernel: str | None,
-) -> LevelReader:
-    options, dtype = grid.options, accumulator(q.dtype)
-    visible, distance = visible_slots(options, grid.token_segment, len(stored.weights))
-    if not options.gated:
-        own_gates = jnp.ones(q.shape[1], dtype)
-        return LevelReader(stored.weights, own_gates, visible.astype(dtype), kernel)
-    scores = gate_logits(options, u, q, own, stored.descriptors, distance)
-    return LevelReader(stored.weights, *gate_weights(options, *scores, visible), kernel)
-
-
-def _shared_reader(
-    grid: Grid,
-    u: Array | None,
-    q: Array,
-    own: RunningMean | None,
-    stored: Stored,
-    kernel: str | None,
-) -> Reader:
-    options = grid.options
-    router: Router | Scores | None = None
-    if options.routed:
-        router = Router(*route(options, u, q, own), stored.descriptors)
-    elif options.gated:
-        memories = jax.tree.leaves(stored.weights)[0].shape[0]
-        _, distance = visible_slots(options, grid.token_segment, memories)
-        router = Scores(*gate_logits(options, u, q, own, None, distance))
-    readers: list[Reader] = [
-        SharedReader(stored.weights, router, grid.block_len, first, options.selected, kernel)
-        for router, first in zip(_by_run(grid, router), grid.firsts, strict=True)
-    ]
-    return readers[0] if grid.runs == 1 else RunReader(readers)
-
-
-def _block_reader(
-    grid: Grid,
-    u: Array | None,
-    q: Array,
-    own: RunningMean | None,
-    stored: Stored,
-    first: Array,
-    kernel: str | None,
-) -> BlockReader:
-    """Memories that the blocks of `first` tokens select."""
-    options = grid.options
-    assert own is not None
-    assert stored.descriptors is not None
-    segment = grid.token_segment[:: options.route_every]
-    visible, _ = visible_slots(options, segment, stored.descriptors.shape[0])
-    memory = select(options, first, stored.descriptors, visible)
-    gates = block_gates(*route(options, u, q, own), stored.descriptors, memory)
-    return BlockReader(stored.weights, memory, *gates, kernel)
-
-
-def _by_run(grid: Grid, router: Router | Scores | None) -> Sequence[Router | Scores | None]:
-    """What the tokens of each run score memories with."""
-    match router:
-        case None:
-            return [None] * grid.runs
-        case Router(u, online, descriptors):
-            parts = zip(grid.by_run(u), grid.by_run(online), strict=True)
-            return [Router(*part, descriptors) for part in parts]
-        case Scores(online, cached):
-            parts = zip(grid.by_run(online), grid.by_run(cached), strict=True)
-            return [Scores(*part) for part in parts]
-
-
-def _ring_reader(
-    grid: Grid,
-    u: Array | None,
-    q: Array,
-    own: RunningMean | None,
-    stored: Stored,
-    first: Array | None,
-    kernel: str | None,
-) -> Reader:
-    scores, online = None, None
-    if grid.options.routed:
-        scores, online = route(grid.options, u, q, own)
-    elif grid.options.gated:
-        assert u is not None
-        scores, online = u, u[0].astype(accumulator(u.dtype))
-    return ring_reader(grid, scores, online, first, stored.weights, stored.descriptors, kernel)
