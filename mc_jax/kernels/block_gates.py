@@ -5,9 +5,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
 
 from mc_jax.kernels.gates import Router
-from mc_jax.kernels.tiles import contract, round_up
+from mc_jax.kernels.tiles import LANES, contract, round_up
 from mc_jax.typing import Array
 
 F32 = jnp.float32
@@ -71,7 +72,7 @@ def _mixing_weights(
     """
     logits = jnp.where(visible, logits, -jnp.inf)
     if top_k is not None and top_k < logits.shape[0]:
-        logits = _best(logits, top_k)
+        return _weights_of_best(top_k, online, logits)
     most = jnp.maximum(jnp.max(logits, 0, keepdims=True), online)
     cached, own = jnp.exp(logits - most), jnp.exp(online - most)
     scale = 1 / (jnp.sum(cached, 0, keepdims=True) + own)
@@ -88,25 +89,105 @@ def _logits(descriptors: Array, u: Array) -> Array:
     return logits + contract(low, u, (1, 0))
 
 
-def _best(logits: Array, top_k: int) -> Array:
-    """Logits with all but the `top_k` largest of each token at -inf; of equal ones the first."""
-    index = lax.broadcasted_iota(jnp.int32, logits.shape, 0)
+def _weights_of_best(top_k: int, online: Array, logits: Array) -> tuple[Array, Array]:
+    """Softmax over the online memory and the `top_k` best cached ones; see `_mixing_weights`.
 
-    def take(_: Any, rest: Array) -> Array:
-        return jnp.where(index == _first_of_largest(rest, index), -jnp.inf, rest)
+    In VMEM, what a lane tile of tokens has of one memory is a row. Read back with a stride, a
+    memory's tokens fill registers, and those of all memories compare and add without reductions.
+    """
+    memories, tokens = logits.shape
+    whole = round_up(memories, TILE)
+    parts = [slice(at, at + LANES) for at in range(0, tokens, LANES)]
+    # Rows of one part; odd as a number of tiles, or strided accesses meet in the same banks.
+    height = (round_up(whole + 2, TILE) // TILE | 1) * TILE
+    starts = range(0, height * len(parts), height)
+    places = [pl.ds(i, len(parts), stride=height) for i in range(whole + 2)]
 
-    rest = lax.fori_loop(0, top_k, take, logits, unroll=top_k <= 8)
-    return jnp.where(rest == logits, -jnp.inf, logits)
+    def weigh(scores: Any, results: Any) -> tuple[Array, Array]:
+        for start, part in zip(starts, parts, strict=True):
+            scores[start : start + memories] = logits[:, part]
+            if memories < whole:
+                padding = jnp.full((whole - memories, LANES), -jnp.inf)
+                scores[start + memories : start + whole] = padding
+            scores[start + whole : start + whole + 1] = online[:, part]
+        *cached, own = [scores[place, :] for place in places[:-1]]
+        weights, *others = _weights(top_k, own, jnp.stack(cached))
+        for place, value in zip(places, [*weights, *others], strict=True):
+            results[place, :] = value
+
+        def result(first: int, count: int) -> Array:
+            return jnp.concatenate([results[i + first : i + first + count] for i in starts], 1)
+
+        scale = result(whole + 1, 1)
+        return result(whole, 1) * scale, result(0, memories) * scale
+
+    room = pltpu.VMEM((height * len(parts), LANES), F32)
+    return pl.run_scoped(weigh, room, room)
 
 
-def _first_of_largest(values: Array, index: Array) -> Array:
-    """Index of each column's largest value, the first of several [1, tokens]."""
-    memories = values.shape[0]
-    value, at = values[:TILE], index[:TILE]
-    # Tile by tile, the last one perhaps over again in part: equal values stay where they are.
-    for start in (min(i, memories - TILE) for i in range(TILE, memories, TILE)):
-        tile = slice(start, start + TILE)
-        later = values[tile] > value
-        value, at = jnp.maximum(value, values[tile]), jnp.where(later, index[tile], at)
-    largest = value == jnp.max(value, 0, keepdims=True)
-    return jnp.min(jnp.where(largest, at, memories), 0, keepdims=True)
+def _weights(top_k: int, online: Array, cached: Array) -> tuple[Array, Array, Array]:
+    """Weights of the cached memories, 0 for those not among the best, and of the online one.
+
+    Args:
+      top_k: how many of them are read.
+      online: logits of the online memory [...].
+      cached: logits of the cached ones [memories, ...]; whole tiles.
+
+    Returns:
+      Weights of the cached memories and of the online one, and the inverse of their sum.
+    """
+    best = _largest(top_k, cached)
+    most, last = jnp.maximum(best[0], online), best[-1]
+    ties = sum(jnp.where(b == last, 1, 0) for b in best)
+    read = (cached > last) | _first(ties, cached == last)
+    weights, own = jnp.where(read, jnp.exp(cached - most), 0), jnp.exp(online - most)
+    return weights, own, 1 / (jnp.sum(weights, 0) + own)
+
+
+def _first(count: Array, holds: Array) -> Array:
+    """The first `count` places of axis 0 where something holds."""
+    ones = _tiles(jnp.where(holds, 1, 0))
+    before = [jnp.zeros_like(ones[:, 0])]
+    for i in range(TILE):
+        before.append(before[-1] + ones[:, i])
+    left = [count]
+    for in_tile in before[-1]:
+        left.append(left[-1] - in_tile)
+    fits = jnp.stack(before[:-1], 1) < jnp.stack(left[:-1])[:, None]
+    return holds & fits.reshape(holds.shape)
+
+
+def _largest(count: int, values: Array) -> list[Array]:
+    """The largest values of axis 0, in descending order."""
+    tiles = _tiles(values)
+    # At least 2: fused by XLA on a CPU, an interpreted kernel's plain maximum has come out wrong.
+    length = max(2, 1 << (count - 1).bit_length())
+    lists = [[tiles[:, i]] for i in range(TILE)]
+    while len(lists) > 1:
+        lists = [_merged(a, b, length) for a, b in zip(lists[::2], lists[1::2], strict=True)]
+    (best,) = lists
+    while len(best[0]) > 1:
+        if len(best[0]) % 2:
+            best = [jnp.concatenate([x, jnp.full_like(x[:1], -jnp.inf)]) for x in best]
+        half = len(best[0]) // 2
+        best = _merged([x[:half] for x in best], [x[half:] for x in best], length)
+    return [x[0] for x in best[:count]]
+
+
+def _tiles(x: Array) -> Array:
+    return x.reshape(-1, TILE, *x.shape[1:])
+
+
+def _merged(a: list[Array], b: list[Array], most: int) -> list[Array]:
+    """The `most` largest of two descending lists of the same length, a power of two."""
+    return _descending(a + b[::-1])[:most]
+
+
+def _descending(values: list[Array]) -> list[Array]:
+    """A list that falls and then rises, sorted; its length is a power of two."""
+    if len(values) == 1:
+        return values
+    half = len(values) // 2
+    pairs = list(zip(values[:half], values[half:], strict=True))
+    larger, smaller = [jnp.maximum(*p) for p in pairs], [jnp.minimum(*p) for p in pairs]
+    return _descending(larger) + _descending(smaller)
