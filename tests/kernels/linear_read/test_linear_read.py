@@ -49,7 +49,7 @@ CASES = {
     "nothing cached in sight": Case(tokens=20, memories=3),
     "odd lengths": Case(tokens=201, memories=29, segment_len=7, top_k=2),
     "many memories": Case(
-        tokens=150, memories=40, segment_len=2, top_k=5, config=Config(128, 16, 16, "inputs")
+        tokens=262, memories=130, segment_len=2, top_k=5, config=Config(128, 64, 16, "inputs")
     ),
     "segments past the last memory": Case(tokens=300, memories=5),
     "later part of a sequence": Case(tokens=100, memories=20, first_segment=17, top_k=4),
