@@ -17,9 +17,9 @@ MOST_HIDDEN = 1024 * 512
 # First generation of TPUs with vector units for bfloat16.
 NARROW_GENERATION = 6
 # Share of a read's multiplications below which gathering columns is faster, being less efficient.
-WORTH_GATHERING, WORTH_GATHERING_BACKWARD = 0.75, 1.0
+WORTH_GATHERING, WORTH_GATHERING_BACKWARD = 0.95, 1.0
 # The same forward where a matrix unit is wider than a head, which gathering cannot fill.
-WORTH_GATHERING_WIDE = 0.5
+WORTH_GATHERING_WIDE = 0.6
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jax.experimental import pallas as pl
 
 from mc_jax.kernels.deep_read.config import Call, Config
 from mc_jax.kernels.reading import of_stack, seen_by
-from mc_jax.kernels.tiles import LANES, contract
+from mc_jax.kernels.tiles import LANES, contract, each_group
 from mc_jax.typing import Array
 
 F32 = jnp.float32
@@ -57,7 +57,7 @@ def each_selected(
     read: Callable[[Array, Array, pl.Slice], None],
     read_columns: Callable[[Array, Array, Array], None],
 ) -> None:
-    """Cover the reads of a block of tokens by columns, or by parts where so many are not fewer.
+    """Cover the reads of a block of tokens by columns, or by all of it where those are not fewer.
 
     Args:
       call: the call.
@@ -66,9 +66,9 @@ def each_selected(
       block: index of the block.
       stack: index of the stack of memories and their number.
       ranked: ranks and counts.
-      slots: columns of one product.
+      slots: columns of one product; what needs more takes twice as many at a time.
       read: is given the memory's place in the stack, its index, and tokens of the block.
-      read_columns: is given place and index, and the tokens of each column [slots, tokens], ones
+      read_columns: is given place and index, and the tokens of each column [columns, tokens], ones
         among zeros.
     """
     ranks, counts = ranked
@@ -83,13 +83,13 @@ def each_selected(
         tiles = lax.div(counts[memory] + slots - 1, slots)
         few = tiles <= most_tiles
 
-        @pl.loop(0, jnp.where(few, tiles, 0))
-        def _(tile: Array) -> None:
-            column = (lax.broadcasted_iota(jnp.int32, (slots, 1), 0) + tile * slots).astype(F32)
-            ones = jnp.where(ranks[pl.ds(memory, 1), :] == column, 1.0, 0.0)
+        def columns(tile: Array, size: int) -> None:
+            column = lax.broadcasted_iota(jnp.int32, (size * slots, 1), 0) + tile * slots
+            ones = jnp.where(ranks[pl.ds(memory, 1), :] == column.astype(F32), 1.0, 0.0)
             read_columns(place, memory, ones.astype(call.dtype))
 
-        @pl.loop(0, jnp.where(few, 0, config.tokens // config.part))
-        def _(part: Array) -> None:
-            tokens = pl.ds(pl.multiple_of(part * config.part, config.part), config.part)
-            read(place, memory, tokens)
+        each_group(jnp.where(few, tiles, 0), 2, columns)
+
+        @pl.when(jnp.logical_not(few))
+        def _() -> None:
+            read(place, memory, pl.ds(0, config.tokens))

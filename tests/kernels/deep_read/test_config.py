@@ -51,7 +51,7 @@ def test_tokens_are_gathered_where_they_select_few_of_many_memories():
     for memories in (8, 16, 32, 64):
         config = picked(call_with(memories=memories, top_k=4), chip)
         slots[memories] = config.slots, config.slots_backward
-    assert slots == {8: (None, None), 16: (None, None), 32: (None, 128), 64: (128, 128)}
+    assert slots == {8: (None, None), 16: (None, None), 32: (128, 128), 64: (128, 128)}
 
 
 def test_reads_and_flops_by_hand():

@@ -41,6 +41,9 @@ CASES = {
         mem_norm="none",
         config=COLUMNS,
     ),
+    "by columns, several products of some": Case(
+        *(16, 1024, 6, 192), top_k=1, hidden=512, mem_norm="none", config=COLUMNS
+    ),
     "by columns, bfloat16": Case(
         tokens=700,
         memories=20,
