@@ -14,9 +14,9 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from mc_jax.kernels import mlp_read
 from mc_jax.kernels.block_read.config import Call, Config
 from mc_jax.kernels.chips import this_chip, vmem_limit
+from mc_jax.kernels.deep_read import one_memory
 from mc_jax.kernels.tiles import contract
 from mc_jax.memory.network import MlpWeights
 from mc_jax.typing import Array, Float, Int
@@ -206,7 +206,7 @@ def _forward_kernel(call: Call, config: Config, inputs: Any, y_ref: Any) -> None
         if call.hidden is None:
             return gate * contract(weights[place], x, (1, 0))
         maps = weights.w1[place], weights.w2[place]
-        return mlp_read.read(call, config.narrow, *maps, 0.5 * x, gate)
+        return one_memory.read(call, config.narrow, *maps, 0.5 * x, gate)
 
     def each(reads: list[int], places: list[Array], tokens: pl.Slice) -> None:
         found = (
@@ -241,7 +241,7 @@ def _backward_kernel(
             sums[place] += contract((gate * dy).astype(call.dtype), x, (1, 1))
             return gate * back, jnp.sum(x.astype(F32) * back, 0, keepdims=True)
         maps = weights.w1[place], weights.w2[place]
-        found = mlp_read.read_back(call, config.narrow, *maps, x, dy.astype(call.dtype), gate)
+        found = one_memory.read_back(call, config.narrow, *maps, x, dy.astype(call.dtype), gate)
         sums.w1[place] += found.w1
         sums.w2[place] += found.w2
         return found.q, found.gate

@@ -1,14 +1,9 @@
 """The kernel that goes back through a read of MLP memories.
 
-With `half = W2 q / 2`, `p = act(2 half)`, `y = W1 p` and `f` the features, for each memory and
-token, and D the gradient of the summed features:
-
-    dgate = <D, f>        dy = gate * (D, or what the norm makes of it)
-    du = (W1' dy) act'    dW1 += dy p'    dW2 += du q'    dq += W2' du
-
-`reading.add_router_gradient` goes on from the gradients of the gates. Nothing is kept of the
-forward pass but its inputs and results: gates and hidden layers are computed again, gates by the
-same instructions, so that the same memories are selected.
+`one_memory.read_back` says what a memory's read gives; `reading.add_router_gradient` goes on from
+the gradients of the gates. Nothing is kept of the forward pass but its inputs and results: gates
+and hidden layers are computed again, gates by the same instructions, so that the same memories are
+selected.
 """
 
 import functools
@@ -20,10 +15,10 @@ from jax.experimental.pallas import tpu as pltpu
 
 from mc_jax.kernels.block_gates import store_gates
 from mc_jax.kernels.chips import this_chip, vmem_limit
-from mc_jax.kernels.deep_read.activations import value_and_slope
+from mc_jax.kernels.deep_read import one_memory
 from mc_jax.kernels.deep_read.blocks import each_read
 from mc_jax.kernels.deep_read.config import Call, Config
-from mc_jax.kernels.deep_read.forward import moments, ranked_shapes, vector_dtype
+from mc_jax.kernels.deep_read.forward import ranked_shapes
 from mc_jax.kernels.deep_read.selection import each_selected, store_ranks
 from mc_jax.kernels.gates import Router
 from mc_jax.kernels.reading import add_router_gradient, prepared, seen_by
@@ -54,23 +49,11 @@ def _kernel(call: Call, config: Config, first, inputs, outputs, scratch) -> None
 
     def through(place: Array, q: Array, dy: Array, gate: Array) -> tuple[Array, Array]:
         """Gradients of queries and gates; those of the weights are added to their sums."""
-        w1, w2 = weights.w1[place], weights.w2[place]
-        half = contract(w2, 0.5 * q, (1, 0)).astype(vector_dtype(config))
-        value, slope = value_and_slope(call.activation, call.dtype, half)
-        value = value.astype(call.dtype)
-        if call.layer_norm:
-            y = contract(w1, value, (1, 0))
-            mean, norm = moments(call.dtype, y)
-            dy, dgate = _through_norm((y - mean) * norm, norm, dy.astype(F32))
-            dhidden = contract(w1, (gate * dy).astype(call.dtype), (0, 0)) * slope
-        else:
-            back = contract(w1, dy, (0, 0))
-            dgate = jnp.sum(back * value.astype(F32), 0, keepdims=True)
-            dhidden = gate * (back * slope)
-        dhidden = dhidden.astype(call.dtype)
-        sums.w1[place] += contract((gate * dy).astype(call.dtype), value, (1, 1))
-        sums.w2[place] += contract(dhidden, q, (1, 1))
-        return contract(w2, dhidden, (0, 0)), dgate
+        maps = weights.w1[place], weights.w2[place]
+        found = one_memory.read_back(call, config.narrow, *maps, q, dy, gate)
+        sums.w1[place] += found.w1
+        sums.w2[place] += found.w2
+        return found.q, found.gate
 
     def read(place: Array, memory: Array, tokens: pl.Slice) -> None:
         gate = gates[pl.ds(memory, 1), tokens]
@@ -123,13 +106,6 @@ def _split(dtype: jnp.dtype, line: Array) -> Array:
     high = line.astype(dtype).astype(F32)
     rest = jnp.zeros((GATE_ROWS - 2, line.shape[1]), F32)
     return jnp.concatenate([high, line - high, rest]).astype(dtype)
-
-
-def _through_norm(features: Array, norm: Array, dfeatures: Array) -> tuple[Array, Array]:
-    """Gradients of what is normalised, and of a gate on the features [1, tokens]."""
-    along = jnp.sum(dfeatures * features, 0, keepdims=True)
-    mean = jnp.mean(dfeatures, 0, keepdims=True)
-    return norm * (dfeatures - mean - features * (along / features.shape[0])), along
 
 
 def backward(call, config, interpret, first, q, router, weights, y, dy, down) -> tuple:

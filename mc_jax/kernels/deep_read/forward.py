@@ -9,44 +9,22 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from mc_jax.kernels.block_gates import store_gates
 from mc_jax.kernels.chips import this_chip, vmem_limit
-from mc_jax.kernels.deep_read.activations import value_and_slope
+from mc_jax.kernels.deep_read import one_memory
 from mc_jax.kernels.deep_read.blocks import each_read
 from mc_jax.kernels.deep_read.config import Call, Config
 from mc_jax.kernels.deep_read.selection import each_selected, store_ranks
 from mc_jax.kernels.gates import Router
 from mc_jax.kernels.reading import last_stack, prepared, seen_by
 from mc_jax.kernels.tiles import contract
-from mc_jax.memory.network import NORM_EPS, MlpWeights
+from mc_jax.memory.network import MlpWeights
 from mc_jax.typing import Array
 
 F32 = jnp.float32
-
-
-def vector_dtype(config: Config) -> jnp.dtype:
-    """The type that activations are computed in."""
-    return jnp.dtype(jnp.bfloat16 if config.narrow else F32)
-
-
-def moments(dtype: jnp.dtype, y: Array) -> tuple[Array, Array]:
-    """Mean over the first axis and what scales to variance 1, [1, tokens].
-
-    Args:
-      dtype: type of the operands that y is a product of.
-      y: float32.
-    """
-    mean = jnp.mean(y, 0, keepdims=True)
-    if dtype == jnp.bfloat16:
-        # In one pass; what cancels is far below the rounding of the operands.
-        variance = jnp.maximum(jnp.mean(y * y, 0, keepdims=True) - mean * mean, 0)
-    else:
-        variance = jnp.mean((y - mean) ** 2, 0, keepdims=True)
-    return mean, lax.rsqrt(variance + NORM_EPS)
 
 
 def _kernel(call: Call, config: Config, first, inputs, outputs, scratch) -> None:
@@ -66,14 +44,8 @@ def _kernel(call: Call, config: Config, first, inputs, outputs, scratch) -> None
         total[...] = jnp.zeros_like(total)
 
     def gated(place: Array, half_q: Array, gate: Array | float) -> Array:
-        half = contract(weights.w2[place], half_q, (1, 0))
-        value, _ = value_and_slope(call.activation, call.dtype, half.astype(vector_dtype(config)))
-        y = contract(weights.w1[place], value.astype(call.dtype), (1, 0))
-        if not call.layer_norm:
-            return gate * y
-        mean, norm = moments(call.dtype, y)
-        scale = gate * norm
-        return scale * y - scale * mean
+        maps = weights.w1[place], weights.w2[place]
+        return one_memory.read(call, config.narrow, *maps, half_q, gate)
 
     def read(place: Array, memory: Array, tokens: pl.Slice) -> None:
         total[:, tokens] += gated(place, half_q[:, tokens], gates[pl.ds(memory, 1), tokens])
