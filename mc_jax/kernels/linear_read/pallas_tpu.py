@@ -94,6 +94,7 @@ def _backward_kernel(
     dgates[...] = jnp.zeros_like(dgates)
 
     def add(start: Array, size: int) -> None:
+        # Once for all parts, when the first of them needs it.
         @functools.cache
         def turned(i: int) -> Array:
             return w_ref[start + i].T
