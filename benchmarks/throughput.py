@@ -31,14 +31,14 @@ from typing import Any
 from benchmarks import common
 
 # Memory settings of each model; None is Transformer++.
-MODELS: dict[str, dict[str, str] | None] = {
+MODELS: dict[str, dict[str, Any] | None] = {
     "base": {"aggregation": "none"},
     "residual": {"aggregation": "residual"},
     "grm": {"aggregation": "grm"},
     "soup": {"aggregation": "soup"},
     "ssc": {"aggregation": "ssc"},
     # A block of tokens reads what its first token selects.
-    "ssc-blocks": {"aggregation": "ssc"},
+    "ssc-blocks": {"aggregation": "ssc", "route_every": 128},
     "log-linear++": {"aggregation": "grm", "segmentation": "logarithmic"},
     "transformer++": None,
 }
@@ -87,7 +87,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--segment_len", type=int, default=256)
     parser.add_argument("--chunk_len", type=int, help="64; on a GPU, for matrices, a segment")
     parser.add_argument("--top_k", type=int, default=4, help="memories that ssc reads")
-    parser.add_argument("--route_every", type=int, default=128, help="block of ssc-blocks")
     parser.add_argument("--rounds", type=int, default=5, help="most turns at each length")
     parser.add_argument("--budget_s", type=float, default=60, help="no third turn after this long")
     parser.add_argument("--threads", type=int, help="cores, on a CPU; all by default")
@@ -124,8 +123,7 @@ def model_config(args: argparse.Namespace, name: str, backend: str):
         segment_len=args.segment_len,
         chunk_len=args.chunk_len or chunk_len,
         top_k=args.top_k,
-        route_every=args.route_every if name == "ssc-blocks" else 1,
-        **memory,  # type: ignore[arg-type]
+        **memory,
     )
     return ModelConfig(**shape, mlp_dim=mlp_dim, memory=settings)
 

@@ -92,7 +92,8 @@ def memory_caching(
       pooled: whose mean over a segment is its descriptor: keys | values.
       route_every: of ssc: tokens that read the same memories, those that the first of them selects,
         each with weights of its own; a divisor of `segment_len`. 1 is the paper's: every token
-        selects. Blocks of 128 or more are what a TPU reads fastest.
+        selects. Blocks of a multiple of 128 are what a TPU has a kernel for; with few tokens a
+        block, and with `exchange="ring"`, reading is no faster for them.
       mem_norm: norm of an MLP memory: layer | none | weight_l2.
       activation: of an MLP memory: gelu (exact) | gelu_tanh | silu | relu.
       initial_cache: cache of an earlier call with the same options, to go on from.
@@ -225,7 +226,11 @@ def _run(
         axis_name=SEQUENCES,
     )
     y, cache = sequences(q, k, v, u, gates, params, cache, lengths, written)
-    return tokens_second(y.astype(output_dtype)), cache
+    y = y.astype(output_dtype)
+    # Where the read has a gradient of its own, forward mode has gone already.
+    if options.caches and options.segmentation == "constant" and not token_wise:
+        return tokens_second(y), cache
+    return jnp.moveaxis(y, -1, 1), cache
 
 
 def _cache_axes(position: int | None) -> Any:

@@ -103,7 +103,8 @@ def explain(
     lines.append(f"read   {aggregation}: {_runs_on(unread, reader)}")
     constant = options.segmentation == "constant"
     if options.routes_blocks:
-        lines[-1] += f"; blocks of {route_every} tokens select {top_k} memories each"
+        each = min(top_k, memories)
+        lines[-1] += f"; blocks of {route_every} tokens select {each} memories each"
     elif unread and constant and worth_selecting(options.selected, memories / 2, length):
         lines[-1] += "; only the memories that tokens select, fewer than counted"
     if not options.caches or not memories or not constant:
@@ -167,16 +168,16 @@ def _deep_read_costs(call: deep_read.Call, heads: int, on_kernel: bool) -> list[
 
 
 def _block_read_costs(call: block_read.Call, heads: int, on_kernel: bool) -> list[str]:
-    config = block_read.default_config(call, this_chip())
-    if config is None:
-        return []
     costs = [
         heads * cost(call, back)
         for back in (False, True)
         for cost in (block_read.flops, block_read.hbm_bytes)
     ]
-    lines = [_moved(*costs)]
-    return [*lines, _blocks(config, block_read.vmem_bytes(call, config))] if on_kernel else lines
+    if not on_kernel:
+        return [_moved(*costs)]
+    config = block_read.default_config(call, this_chip())
+    assert config is not None  # the kernel runs
+    return [_moved(*costs), _blocks(config, block_read.vmem_bytes(call, config))]
 
 
 def _linear_read_costs(

@@ -260,10 +260,11 @@ def ring_reader(
     # No block is known yet.
     gates = Gates(scores, grid.context.gather(descriptors), online, online[None][:0])
     if grid.options.selected is not None:
-        ranked = gates
-        if first is not None:
-            ranked = gates._replace(scores=jnp.repeat(first, grid.options.route_every, 1))
-        places = Places(places.segment, ring.select(ranked, places, grid.options.selected))
+        every = grid.options.route_every
+        ranked = gates if first is None else gates._replace(scores=first, online=online[::every])
+        asking = Places(places.segment[::every], None)
+        selected = ring.select(ranked, asking, grid.options.selected)
+        places = Places(places.segment, jnp.repeat(selected, every, 1))
 
     # One run's logits at a time: those of all would be the largest array.
     @jax.checkpoint

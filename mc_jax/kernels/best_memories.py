@@ -36,7 +36,8 @@ def best_memories(
         u, visible = inputs
         logits = jnp.where(visible, descriptors @ u.astype(descriptors.dtype), -jnp.inf)
         best, memory = largest(logits, top_k)
-        return best, jnp.where(best > -jnp.inf, memory, descriptors.shape[0])
+        # One that is not a number is selected, and shows in what the token reads.
+        return best, jnp.where(best == -jnp.inf, descriptors.shape[0], memory)
 
     best, memory = map_in_place(tile, (cut(u), cut(visible)))
     return join(best, u.shape[1]), join(memory, u.shape[1])
@@ -66,10 +67,15 @@ def _backward(top_k: int, saved: tuple, cotangents: tuple[Array, Array]) -> tupl
     return join(of_u, u.shape[1]), of_descriptors, None
 
 
+best_memories.defvjp(_forward, _backward)
+
+
 def largest(
     logits: Float[Array, "memories tokens"], top_k: int
 ) -> tuple[Float[Array, "top_k tokens"], Int[Array, "top_k tokens"]]:
     """As `lax.top_k` over the first axis, without a gradient: the highest and their indices.
+
+    What is not a number comes before all others.
 
     Where fewer are above -inf, the rest are -inf, with any index.
     """
@@ -83,10 +89,8 @@ def largest(
     left = logits
     for _ in range(top_k):
         value = jnp.max(left, 0, keepdims=True)
-        index = jnp.min(jnp.where(left == value, every, every.shape[0]), 0, keepdims=True)
+        is_it = (left == value) | jnp.isnan(left)
+        index = jnp.min(jnp.where(is_it, every, every.shape[0]), 0, keepdims=True)
         values, indices = [*values, value], [*indices, index]
         left = jnp.where(every == index, -jnp.inf, left)
     return jnp.concatenate(values), jnp.concatenate(indices)
-
-
-best_memories.defvjp(_forward, _backward)

@@ -118,7 +118,7 @@ def selected_gates(
     else:
         logits = jnp.where(visible, router.cached, -jnp.inf)
         highest, memory = largest(logits, top_k)
-        there = highest > -jnp.inf
+        there = highest != -jnp.inf
         best = jnp.where(there, jnp.take_along_axis(logits, memory, 0), -jnp.inf)
         memory = jnp.where(there, memory, visible.shape[0])
     own, weights = softmax_beside(router.online, best)

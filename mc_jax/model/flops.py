@@ -95,8 +95,11 @@ def _visits(memory: MemoryConfig, length: int) -> tuple[float, float, float]:
     for segment in range(completed + 1):
         tokens = min(memory.segment_len, length - segment * memory.segment_len)
         seen = segment.bit_count() if logarithmic else segment
-        scored += tokens * seen
-        read += tokens * (min(seen, memory.top_k) if memory.aggregation == "ssc" else seen)
+        reads = min(seen, memory.top_k) if memory.aggregation == "ssc" else seen
+        read += tokens * reads
+        # The first token of a block scores all, the others what it has selected.
+        leaders = -(-tokens // memory.route_every)
+        scored += leaders * seen + (tokens - leaders) * reads
     rewritten = 0
     if logarithmic and memory.deep and memory.write_mode == "independent":
         for level in range(1, completed.bit_length()):

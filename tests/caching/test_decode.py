@@ -61,6 +61,17 @@ def test_equals_the_equations(case, x64):
     assert_close(run("decode"), run("recurrent"), 1e-12)
 
 
+@pytest.mark.parametrize("implementation", ["chunked", "xla", "decode", "recurrent"])
+@pytest.mark.parametrize("route_every", [1, 3])
+def test_a_broken_memory_shows(route_every, implementation):
+    """Whatever reads it, and is not left out of what is read."""
+    case = Case("linear", "ssc", top_k=2, route_every=route_every)
+    inputs = make_inputs(case, LENGTH)
+    inputs["k"][0, 3] = np.nan
+    y, _ = quick_call(case, inputs, implementation=implementation)
+    assert np.all(np.isnan(y[:, 6:]))
+
+
 @pytest.mark.parametrize("implementation", ["chunked", "decode", "recurrent"])
 @pytest.mark.parametrize(
     "case",

@@ -27,6 +27,30 @@ SAMPLE = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("case", "implementation"),
+    [
+        (Case("linear", "ssc"), "recurrent"),
+        (Case("titans", "residual", gate="none"), "decode"),
+        (Case("linear", "grm", "logarithmic"), "chunked"),
+        (Case("dla", "none", gate="none"), "chunked"),
+    ],
+    ids=str,
+)
+def test_forward_mode(case, implementation, x64):
+    """Where no read has a gradient of its own."""
+    inputs = cast(make_inputs(case, 14), jnp.float64)
+
+    def output(q):
+        return call(case, inputs | {"q": q}, implementation=implementation)[0]
+
+    q, direction = inputs["q"], random_like(inputs["q"], 3)
+    y, forward = quick_jit(lambda q: jax.jvp(output, (q,), (direction,)))(q)
+    weight = random_like(y, 4)
+    back = quick_jit(lambda q: jax.vjp(output, q)[1](weight)[0])(q)
+    assert_close(jnp.sum(forward * weight), jnp.sum(direction * back), 1e-10)
+
+
 def is_float(x):
     return jnp.issubdtype(x.dtype, jnp.floating)
 

@@ -19,6 +19,9 @@ RAGGED = np.array([72, 37])
 MODELS = {
     "linear-none": {"memory": {"rule": "linear", "aggregation": "none"}},
     "linear-ssc": {"memory": {"rule": "linear", "aggregation": "ssc"}},
+    "linear-ssc-blocks": {
+        "memory": {"rule": "linear", "aggregation": "ssc", "route_every": 2, "top_k": 1}
+    },
     "swla-grm-logarithmic": {
         "memory": {"rule": "swla", "aggregation": "grm", "segmentation": "logarithmic"}
     },

@@ -28,6 +28,13 @@ def test_largest_is_top_k(memories, top_k):
     np.testing.assert_array_equal(np.where(there, indices, -1), np.where(there, where.T, -1))
 
 
+def test_what_is_not_a_number_comes_first():
+    logits = jnp.array([[1.0, 5.0], [jnp.nan, -jnp.inf], [3.0, jnp.nan]])
+    values, indices = largest(logits, 2)
+    np.testing.assert_array_equal(values, [[jnp.nan, jnp.nan], [3.0, 5.0]])
+    np.testing.assert_array_equal(indices, [[1, 2], [2, 0]])
+
+
 def test_gradients_are_those_of_the_chosen_logits():
     keys = jax.random.split(jax.random.key(0), 4)
     u, descriptors = jax.random.normal(keys[0], (8, 700)), jax.random.normal(keys[1], (12, 8))

@@ -115,6 +115,9 @@ def test_flops_of_reads_and_writes():
     assert flops(aggregation="soup") == pytest.approx(plain + read + router)
     one = heads * 0.6 * (matrix + 2 * width)
     assert flops(aggregation="ssc", top_k=1) == pytest.approx(plain + one + router)
+    # Of two tokens the second scores what the first has selected, 1 of 1 or 2.
+    some = 2 * 8 * 8 + heads * (1 + (4 * 1 + 2 + 1) / 10) * 2 * width
+    assert flops(aggregation="ssc", top_k=1, route_every=2) == pytest.approx(plain + one + some)
     # Bits of 0, 1, 2 segments: 0, 1, 1.
     assert flops(aggregation="residual", segmentation="logarithmic") == pytest.approx(plain + one)
     deep = flops(rule="titans", aggregation="none")

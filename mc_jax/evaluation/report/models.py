@@ -194,6 +194,8 @@ def _name(model: Config) -> tuple[str, str, str]:
         variants.append(f"writes {memory['write_mode']}")
     if memory.get("pooled", "keys") != "keys":
         variants.append(f"pooled {memory['pooled']}")
+    if memory.get("route_every", 1) != 1:
+        variants.append(f"selects every {memory['route_every']}")
     return family, caching, ", ".join(variants)
 
 

@@ -61,7 +61,9 @@ def block_read(
         raise InputError("gate.shape", gate.shape, str((reads, tokens)))
     if tokens % blocks:
         raise InputError("x.shape", x.shape, f"whole blocks: tokens a multiple of {blocks}")
-    shape = jax.tree.leaves(weights)[0].shape[1:]
+    memories, *shape = jax.tree.leaves(weights)[0].shape
+    # Negative numbers would count from the end.
+    memory = jnp.where(memory < 0, memories, memory)
 
     def no_kernel(any_device: bool) -> str | None:
         return unsupported(tokens // blocks, shape, x.dtype, network, reads, any_device)
@@ -74,7 +76,7 @@ def block_read(
         return xla(_reader(network), x, weights, memory, gate, pull)
     call = dataclasses.replace(
         call_of(tokens // blocks, shape, x.dtype, network, reads),
-        **{"blocks": blocks, "memories": jax.tree.leaves(weights)[0].shape[0]},
+        **{"blocks": blocks, "memories": memories},
     )
     config = config or default_config(call, this_chip())
     assert config is not None

@@ -1,7 +1,7 @@
 """The read of chosen memories in XLA: a step takes a tile of tokens, for a CPU's cache.
 
-What a block reads is gathered step by step: all at once would be an array of `reads` memories a
-block, which is larger than everything else.
+What a block reads is gathered step by step: all at once would be an array of a memory a block,
+which for large memories or small blocks is larger than everything else.
 """
 
 import functools
@@ -15,6 +15,9 @@ from mc_jax.kernels.chips import on_cpu
 from mc_jax.kernels.in_place import TILE, map_in_place, scan_in_place
 from mc_jax.memory.network import accumulator
 from mc_jax.typing import Array, Float, Int
+
+# Most numbers of a head that a step gathers where a tile need not stay in a cache.
+MOST_GATHERED = 2**22
 
 
 def xla(
@@ -43,16 +46,17 @@ def _read(
     static: tuple[Read, Pull], weights: Any, gate: Array, x: Array, memory: Array
 ) -> Float[Array, "out tokens"]:
     read, _ = static
+    narrow = jax.tree.map(lambda w: w.astype(x.dtype), weights)
 
     def step(inputs: tuple[Array, Array, Array]) -> Array:
         memory, gate, x = inputs
         reads = (
-            g[:, None] * jax.vmap(read)(_take(weights, at), x)
+            g[:, None] * jax.vmap(read)(_take(narrow, at), x)
             for at, g in zip(memory, gate, strict=True)
         )
         return sum(reads)
 
-    return _join(map_in_place(step, _tiles(memory, gate, x)), x.shape[1])
+    return _join(map_in_place(step, _tiles(weights, memory, gate, x)), x.shape[1])
 
 
 def _forward(
@@ -64,12 +68,13 @@ def _forward(
 def _backward(static: tuple[Read, Pull], saved: tuple, cotangent: Array) -> tuple:
     _, pull = static
     weights, gate, x, memory = saved
+    narrow = jax.tree.map(lambda w: w.astype(x.dtype), weights)
 
     def step(of_weights: Any, inputs: tuple[Array, ...]) -> tuple[Any, tuple[Array, Array]]:
         memory, gate, x, of_y = inputs
         of_gates, of_x = [], jnp.zeros_like(x, accumulator(x.dtype))
         for at, g in zip(memory, gate, strict=True):
-            of_chosen, of_gate, more = jax.vmap(pull)(_take(weights, at), g, x, of_y)
+            of_chosen, of_gate, more = jax.vmap(pull)(_take(narrow, at), g, x, of_y)
             of_weights = jax.tree.map(
                 lambda total, a, at=at: total.at[at].add(a.astype(total.dtype), mode="drop"),
                 of_weights,
@@ -80,7 +85,7 @@ def _backward(static: tuple[Read, Pull], saved: tuple, cotangent: Array) -> tupl
         return of_weights, (jnp.stack(of_gates, 1), of_x.astype(x.dtype))
 
     sums = jax.tree.map(lambda w: jnp.zeros(w.shape, accumulator(w.dtype)), weights)
-    tiles = _tiles(memory, gate, x, cotangent)
+    tiles = _tiles(weights, memory, gate, x, cotangent)
     sums, (of_gate, of_x) = scan_in_place(step, sums, tiles)
     of_weights = jax.tree.map(lambda total, w: total.astype(w.dtype), sums, weights)
     tokens = x.shape[1]
@@ -90,11 +95,13 @@ def _backward(static: tuple[Read, Pull], saved: tuple, cotangent: Array) -> tupl
 _read.defvjp(_forward, _backward)
 
 
-def _tiles(memory: Array, gate: Array, *columns: Array) -> tuple[Array, ...]:
+def _tiles(weights: Any, memory: Array, gate: Array, *columns: Array) -> tuple[Array, ...]:
     """By step: memories and gates [steps, reads, blocks, ...], all else [steps, blocks, ...]."""
     blocks = memory.shape[1]
     size = gate.shape[1] // blocks
-    at_once = max(1, min(blocks, TILE // size)) if on_cpu() else blocks
+    one = sum(w[0].size for w in jax.tree.leaves(weights))
+    most = TILE // size if on_cpu() else MOST_GATHERED // one
+    at_once = max(1, min(blocks, most))
     missing = -blocks % at_once
     memory = jnp.pad(memory, ((0, 0), (0, missing)), constant_values=jnp.iinfo(memory.dtype).max)
 

@@ -49,8 +49,8 @@ class Config:
         do not see is read by the parts that do.
       resident: memories in VMEM at a time in the forward kernel; all, or a multiple of 8.
       resident_backward: the same in the backward kernel.
-      group: memories that the forward kernel reads side by side to hide latencies, a power of two,
-        and half the parts; one at a time where their tokens are gathered.
+      group: memories that the forward kernel reads side by side to hide latencies, a power of two;
+        twice as many where parts of a block read, one where their tokens are gathered.
       slots: columns that a block's tokens which selected a memory are gathered into in the forward
         kernel, a multiple of 128, for top-k reads; None evaluates a memory for all that see it.
       slots_backward: the same in the backward kernel.

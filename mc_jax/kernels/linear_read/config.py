@@ -99,8 +99,9 @@ def default_config(
     large = after or out * width > LANES**2
     sizes = (512, 384, 256, 128) if large else (1024, 512, 384, 256, 128)
     block = min(sizes, key=lambda size: (round_up(tokens, size), -size))
-    # A block's gates of all memories are kept, and the memories' descriptors with their gradients.
-    beside = 4 * memories * (block + 4 * head_dim)
+    # A block's gates of all memories are kept, and the memories' descriptors with their gradients;
+    # to select the best, logits and weights once more.
+    beside = 4 * memories * (3 * block + 4 * head_dim)
     room = int(vmem_room(chip)) - beside
     fits = max(room, 0) // _memory_bytes(out, width, dtype)
     resident = memories if memories <= fits else max(8, fits // 8 * 8)
@@ -114,7 +115,7 @@ def _memory_bytes(out: int, width: int, dtype: jnp.dtype) -> int:
 
 def vmem_bytes(call: Call, config: Config, dtype: jnp.dtype) -> int:
     """VMEM of the backward kernel, the larger one."""
-    lines = round_up(call.memories, 8) + config.resident
+    lines = (1 if call.top_k is None else 3) * round_up(call.memories, 8) + config.resident
     arrays = token_rows(call, backward=True) * 2 * jnp.dtype(dtype).itemsize + 4 * call.width
     memory = _memory_bytes(call.out, call.width, dtype)
     return config.resident * memory + config.tokens * (arrays + 4 * lines)

@@ -39,6 +39,16 @@ def test_names_of_other_mixers(pattern, label, tmp_path):
     assert labels(folder) == [label]
 
 
+def test_who_selects_is_part_of_the_name(tmp_path):
+    folder = workdir(tmp_path / "a", "titans", "ssc")
+    config = json.loads((folder / "config.json").read_text())
+    config["model"]["memory"]["route_every"] = 8
+    (folder / "config.json").write_text(json.dumps(config))
+    text(folder, 2.5)
+    (model,) = collect([folder]).models
+    assert model.variant == "selects every 8"
+
+
 def test_models_of_one_name_are_told_apart(tmp_path):
     for name, task in (("a", "text"), ("b", "mqar")):
         folder = workdir(tmp_path / name, task=task)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mc_jax.errors import InputError
-from mc_jax.kernels.block_read import Config, block_read
+from mc_jax.kernels.block_read import Config, block_read, xla
 from mc_jax.memory.network import MlpNetwork, MlpWeights
 from tests.compiling import quick_jit
 from tests.kernels.reads import TOLERANCE, assert_close
@@ -159,6 +159,26 @@ def test_memories_that_nobody_reads_may_hold_anything(case, implementation):
     )
     jax.tree.map(np.testing.assert_array_equal, (y, (of_x, of_weights, of_gate)), clean)
     assert not any(w[0].any() for w in jax.tree.leaves(of_weights))
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla", "pallas_interpret"])
+def test_numbers_out_of_range_read_nothing(implementation):
+    x, weights, memory, gate = arguments(MATRICES[0])
+    outside = jnp.full_like(memory, -1).at[0].set(len(weights))
+    y = block_read(x, weights, outside, jnp.ones_like(gate), implementation=implementation)
+    np.testing.assert_array_equal(y, 0)
+
+
+@pytest.mark.parametrize("case", [MATRICES[0], NETWORKS[1]], ids=str)
+def test_many_steps(case, monkeypatch):
+    """As on a device whose step takes as many blocks as it may gather."""
+    monkeypatch.setattr(xla, "on_cpu", lambda: False)
+    monkeypatch.setattr(
+        xla,
+        "MOST_GATHERED",
+        2 * case.head_dim * (2 * case.hidden if case.hidden else case.head_dim),
+    )
+    assert_equals_the_reference(case, jnp.float32, "xla")
 
 
 @pytest.mark.parametrize("case", [MATRICES[0], NETWORKS[1]], ids=str)
