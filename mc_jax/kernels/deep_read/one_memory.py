@@ -85,12 +85,9 @@ def read_back(
         dgate = jnp.sum(back * value.astype(F32), 0, keepdims=True)
         dhidden = gate * (back * slope)
     dhidden = dhidden.astype(facts.dtype)
-    return Gradients(
-        contract(w2, dhidden, (0, 0)),
-        dgate,
-        contract((gate * dy).astype(facts.dtype), value, (1, 1)),
-        contract(dhidden, q, (1, 1)),
-    )
+    dw1 = contract((gate * dy).astype(facts.dtype), value, (1, 1))
+    dw2 = contract(dhidden, q, (1, 1))
+    return Gradients(contract(w2, dhidden, (0, 0)), dgate, dw1, dw2)
 
 
 def moments(dtype: jnp.dtype, y: Array) -> tuple[Array, Array]:
