@@ -1,6 +1,5 @@
 """Which kernels a call runs on, and why."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -174,11 +173,9 @@ def block_read_call(
     """Facts of one head's read of the memories that blocks of a fresh sequence select."""
     shape, network = _block_read_shape(rule, head_dim, hidden)
     reads = min(options.top_k, memories)
-    return dataclasses.replace(
-        block_read.call_of(options.route_every, shape, dtype, network, reads),
-        blocks=round_up(length, options.segment_len) // options.route_every,
-        memories=memories,
-    )
+    blocks = round_up(length, options.segment_len) // options.route_every
+    facts = options.route_every, shape, dtype, network, reads
+    return block_read.call_of(*facts, blocks, memories)
 
 
 def _block_read_shape(

@@ -1,7 +1,5 @@
 """The read of memories that blocks of tokens have chosen: one op, three implementations."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
@@ -74,10 +72,7 @@ def block_read(
     if implementation == "xla":
         pull = pull_matrix if network is None else None
         return xla(_reader(network), x, weights, memory, gate, pull)
-    call = dataclasses.replace(
-        call_of(tokens // blocks, shape, x.dtype, network, reads),
-        **{"blocks": blocks, "memories": memories},
-    )
+    call = call_of(tokens // blocks, shape, x.dtype, network, reads, blocks, memories)
     config = config or default_config(call, this_chip())
     assert config is not None
     config.check(call)
@@ -126,14 +121,15 @@ def call_of(
     dtype: jnp.dtype,
     network: MlpNetwork | None,
     reads: int,
+    blocks: int = 1,
+    memories: int = 1,
 ) -> Call:
-    """Facts of a read of one memory by one block; arguments as of `unsupported`."""
+    """Facts of a read by so many blocks of so many memories; the rest as of `unsupported`."""
     out, width = shape
-    call = Call(1, size, reads, 1, (out, width), jnp.dtype(dtype))
+    facts = blocks, size, reads, memories, (out, width), jnp.dtype(dtype)
     if network is None:
-        return call
-    norm = network.mem_norm == "layer"
-    return dataclasses.replace(call, activation=network.activation, layer_norm=norm)
+        return Call(*facts)
+    return Call(*facts, network.activation, network.mem_norm == "layer")
 
 
 def _reader(network: MlpNetwork | None) -> Read:
