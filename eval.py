@@ -46,6 +46,7 @@ Exit codes: 0 done; 2 a setting, a file or the checkpoint cannot be used.
 import sys
 from pathlib import Path
 
+from mc_jax.allocator import restart_with_huge_pages
 from mc_jax.evaluation import evaluate, summary
 from mc_jax.evaluation.generation import export_command, generate_command
 from mc_jax.evaluation.needles import needles_command
@@ -101,4 +102,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     run(main)

@@ -33,6 +33,7 @@ import os
 import sys
 from pathlib import Path
 
+from mc_jax.allocator import restart_with_huge_pages
 from mc_jax.planning.cli import plan_command
 from mc_jax.sweeps.cli import sweep_command
 from mc_jax.training import DivergedError, HostLostError, hosts, join, train
@@ -77,4 +78,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    restart_with_huge_pages()
     run(main)

@@ -20,18 +20,19 @@ def use_threads(threads: int) -> None:
 
     XLA has no setting for its number of threads but starts one for each core that it may use.
     PyTorch's OpenMP threads would keep their cores busy after each operation and so slow down
-    whoever runs next: passive waiting stops that. Freed memory stays with the process, for
-    whatever runs in it, as it does in train.py.
+    whoever runs next: passive waiting stops that. The allocator is set, for whatever runs in this
+    process, as train.py sets it, for which the process starts again.
     """
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from mc_jax.allocator import keep_freed_memory, restart_with_huge_pages
+
+    restart_with_huge_pages()
     cores = sorted(os.sched_getaffinity(0))
     if not 1 <= threads <= len(cores):
         raise SystemExit(f"--threads: found {threads}, allowed: 1 to {len(cores)} on this machine")
     os.sched_setaffinity(0, cores[:threads])
     os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from mc_jax.allocator import keep_freed_memory
-
     keep_freed_memory()
 
 

@@ -63,7 +63,19 @@ def program(settings: dict):
     return run
 
 
+def set_allocator() -> None:
+    """As this mc_jax's train.py does; the first revisions leave the C library's as it is."""
+    try:
+        from mc_jax import allocator
+    except ImportError:
+        return
+    if hasattr(allocator, "restart_with_huge_pages"):
+        allocator.restart_with_huge_pages()
+    allocator.keep_freed_memory()
+
+
 def main() -> None:
+    set_allocator()
     run = program(json.loads(sys.stdin.readline()))
     print("ready", flush=True)
     for line in sys.stdin:

@@ -380,12 +380,13 @@ def report(name: str) -> None:
 
 def main() -> None:
     args = arguments()
+    from mc_jax.allocator import keep_freed_memory, restart_with_huge_pages
+
+    restart_with_huge_pages()
     if args.threads:
         common.use_threads(args.threads)
     import jax
     from tqdm import tqdm
-
-    from mc_jax.allocator import keep_freed_memory
 
     keep_freed_memory()
     backend = jax.default_backend()

@@ -5,9 +5,10 @@
 
 Forward and backward of one layer in float32, gradients with respect to the input and to all
 parameters, for every update rule and aggregation. Each revision runs in a process of its own, on
-the same cores and with the same setting of the allocator, in turns; printed are medians and their
-ratio, above 1 where the working tree is faster. The shape is that of `vs_peers`; with wider layers
-the projections, which no revision changes, take most of the time.
+the same cores, in turns, with the memory allocator as its own train.py sets it, and the earlier one
+with the working tree's setting besides. Printed are medians and their ratios, above 1 where the
+working tree is faster. The shape is that of `vs_peers`; with wider layers the projections, which no
+revision changes, take most of the time.
 """
 
 import argparse
@@ -25,8 +26,11 @@ from benchmarks import common, one_layer
 RULES = ("linear", "swla", "dla", "titans")
 AGGREGATIONS = ("none", "residual", "grm", "soup", "ssc")
 ROOT = Path(__file__).resolve().parent.parent
-# As mc_jax/allocator.py sets it, which the first revisions do not have.
-ALLOCATOR = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184"
+# What mc_jax/allocator.py does, for revisions that do not have it.
+ALLOCATOR = (
+    "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0"
+    ":glibc.malloc.trim_threshold=17179869184:glibc.malloc.top_pad=67108864"
+)
 
 
 def arguments() -> argparse.Namespace:
@@ -45,10 +49,13 @@ def arguments() -> argparse.Namespace:
 
 
 class Worker:
-    """One revision's layer in a process of its own."""
+    """One revision's layer in a process of its own; `tunables` of glibc, None for its own."""
 
-    def __init__(self, tree: Path, settings: dict):
-        environment = os.environ | {"PYTHONPATH": str(tree), "GLIBC_TUNABLES": ALLOCATOR}
+    def __init__(self, tree: Path, settings: dict, tunables: str | None = None):
+        environment = os.environ | {"PYTHONPATH": str(tree)}
+        environment.pop("GLIBC_TUNABLES", None)
+        if tunables:
+            environment["GLIBC_TUNABLES"] = tunables
         self._process = subprocess.Popen(
             [sys.executable, str(ROOT / "benchmarks" / "one_layer.py")],
             cwd=tree,
@@ -83,20 +90,26 @@ class Worker:
 def compare(args: argparse.Namespace, earlier: Path, rule: str, aggregation: str) -> dict:
     """Times of both revisions for one cell."""
     settings = one_layer.settings_of(args, rule, aggregation)
-    workers = [Worker(tree, settings) for tree in (ROOT, earlier)]
-    times: list[list[float]] = [[], []]
+    workers = [
+        Worker(ROOT, settings),
+        Worker(earlier, settings),
+        Worker(earlier, settings, ALLOCATOR),
+    ]
+    times: list[list[float]] = [[] for _ in workers]
     for _ in range(args.rounds):
         for worker, found in zip(workers, times, strict=True):
             found += worker.times(args.calls)
     for worker in workers:
         worker.close()
-    ours, theirs = (common.spread(found) for found in times)
+    ours, theirs, alike = (common.spread(found) for found in times)
     return {
         "rule": rule,
         "aggregation": aggregation,
         "ours": ours,
         "earlier": theirs,
+        "earlier_our_allocator": alike,
         "ratio": theirs["median_s"] / ours["median_s"],
+        "ratio_same_allocator": alike["median_s"] / ours["median_s"],
     }
 
 
@@ -117,14 +130,17 @@ def main() -> None:
                     rows.append(row)
                     print(
                         f"{rule:7} {aggregation:9} {1e3 * row['ours']['median_s']:8.1f} ms, earlier"
-                        f" {1e3 * row['earlier']['median_s']:8.1f} ms: {row['ratio']:.2f} times",
+                        f" {1e3 * row['earlier']['median_s']:8.1f} ms: {row['ratio']:.2f} times;"
+                        f" with our allocator {row['ratio_same_allocator']:.2f}",
                         flush=True,
                     )
         finally:
             subprocess.run([*git, "worktree", "remove", "--force", str(tree)], check=True)
-    ratios = [row["ratio"] for row in rows]
-    mean = math.exp(statistics.fmean(math.log(r) for r in ratios))
-    print(f"geometric mean {mean:.2f} times, least {min(ratios):.2f}; {common.device_name()}")
+    for kind, what in (("ratio", "each its own"), ("ratio_same_allocator", "the same")):
+        ratios = [row[kind] for row in rows]
+        mean = math.exp(statistics.fmean(math.log(r) for r in ratios))
+        print(f"allocator {what}: geometric mean {mean:.2f} times, least {min(ratios):.2f}")
+    print(common.device_name())
     describe = [*git, "rev-parse", "--short", args.revision]
     commit = subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
     whole = args.rules == list(RULES) and args.aggregations == list(AGGREGATIONS)

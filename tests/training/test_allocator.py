@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import jax
+import pytest
 
-from mc_jax.allocator import keep_freed_memory
+from mc_jax import allocator
+from mc_jax.allocator import keep_freed_memory, restart_with_huge_pages
 
 # Prints the pages that the kernel fills per use of a large piece of memory, before and after.
 PROGRAM = """
@@ -25,6 +27,21 @@ before = faults()
 kept = keep_freed_memory()
 faults()
 print(int(kept), before, faults())
+"""
+
+# The same for one call of a compiled program with temporaries of 144 MB, and its arguments.
+RESTARTED = """
+import resource, sys
+from mc_jax.allocator import keep_freed_memory, restart_with_huge_pages
+restart_with_huge_pages()
+import jax, jax.numpy as jnp
+keep_freed_memory()
+call = jax.jit(lambda x: (x @ x.T) @ x)
+x = jnp.ones((6000, 8))
+call(x).block_until_ready()
+start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+call(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start, *sys.argv[1:])
 """
 
 
@@ -48,3 +65,84 @@ def test_large_pieces_are_used_again_with_glibc_and_left_alone_with_others():
 def test_other_backends_are_left_alone(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
     assert not keep_freed_memory()
+
+
+def asks_for_huge_pages() -> bool:
+    return platform.libc_ver()[0] == "glibc" and allocator._given_when_asked_for()
+
+
+@pytest.mark.skipif(not asks_for_huge_pages(), reason="no huge pages for those who ask")
+def test_a_restarted_program_has_its_arguments_and_takes_little_of_the_kernels_time():
+    def faults(**tunables: str) -> int:
+        kept = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
+        run = subprocess.run(
+            [sys.executable, "-c", RESTARTED, "--some=flag", "a b"],
+            cwd=Path(__file__).parents[2],
+            env=kept | {"JAX_PLATFORMS": "cpu"} | tunables,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        count, arguments = run.stdout.split(maxsplit=1)
+        assert arguments == "--some=flag a b\n"
+        return int(count)
+
+    pages = 6000**2 * 4 / os.sysconf("SC_PAGE_SIZE")
+    assert faults(GLIBC_TUNABLES="glibc.malloc.hugetlb=0") > pages / 2  # left as the user set it
+    assert faults() < pages / 20
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path):
+    """Programs started in the place of this one, where that would help."""
+    commands = []
+    monkeypatch.setattr(os, "execv", lambda path, command: commands.append((path, command)))
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-O", "train.py", "--workdir=a b"])
+    monkeypatch.setattr(sys, "argv", ["train.py", "--workdir=a b"])
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr(allocator, "_HUGE_PAGES", tmp_path / "enabled")
+    allocator._HUGE_PAGES.write_text("always [madvise] never\n")
+    # As a first value, so that what a restart leaves in the environment is taken back.
+    monkeypatch.setenv("GLIBC_TUNABLES", "")
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    return commands
+
+
+def test_a_restart_is_the_same_command_and_happens_once(started):
+    restart_with_huge_pages()
+    assert started == [(sys.executable, [sys.executable, "-O", "train.py", "--workdir=a b"])]
+    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
+    restart_with_huge_pages()
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize("enabled", ["[always] madvise never", "always madvise [never]", None])
+def test_no_restart_where_the_kernel_does_not_ask(started, enabled):
+    allocator._HUGE_PAGES.unlink()
+    if enabled:
+        allocator._HUGE_PAGES.write_text(enabled)
+    restart_with_huge_pages()
+    assert not started
+
+
+@pytest.mark.parametrize("library", [("", ""), ("glibc", "2.34"), ("musl", "1.2")])
+def test_no_restart_with_another_library(started, monkeypatch, library):
+    monkeypatch.setattr(platform, "libc_ver", lambda: library)
+    restart_with_huge_pages()
+    assert not started
+
+
+def test_no_restart_for_another_platform(started, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    restart_with_huge_pages()
+    assert not started
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
+    restart_with_huge_pages()
+    assert started
+
+
+def test_no_restart_for_help(started, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "sweep", "--help"])
+    restart_with_huge_pages()
+    assert not started
