@@ -13,7 +13,7 @@ from mc_jax.kernels.causal_tiles import Read
 from mc_jax.kernels.chips import this_chip
 from mc_jax.kernels.choice import choose
 from mc_jax.kernels.deep_read.activations import ACTIVATIONS
-from mc_jax.kernels.linear_read.xla import pull_matrix, read_matrix
+from mc_jax.kernels.linear_read.one_matrix import pull_matrix, read_matrix
 from mc_jax.kernels.tiles import LANES
 from mc_jax.memory.network import MlpNetwork, MlpWeights, linear_of
 from mc_jax.typing import Array, Float, Int

@@ -2,10 +2,11 @@
 
 import jax.numpy as jnp
 
-from mc_jax.kernels.causal_tiles import column_sums, seen_memories, sum_over_memories
+from mc_jax.kernels.causal_tiles import seen_memories, sum_over_memories
 from mc_jax.kernels.gates import Router, Scores, read_gates, visible_memories
+from mc_jax.kernels.linear_read.one_matrix import pull_matrix, read_matrix
+from mc_jax.kernels.linear_read.small_matrices import read_small_matrices, worth_it
 from mc_jax.kernels.selected_memories import read_selected, worth_selecting
-from mc_jax.memory.network import matmul
 from mc_jax.typing import Array, Float, Int
 
 
@@ -27,22 +28,9 @@ def xla(
     own, gate = read_gates(router, visible, top_k, q.dtype)
     if not seen:
         return jnp.zeros((weights.shape[1], tokens), q.dtype), own
+    from_start = isinstance(first_segment, int) and first_segment == 0
+    if from_start and worth_it(seen, weights.shape[1:], q.dtype):
+        return read_small_matrices(weights[:seen], gate[:seen], q, segment_len), own
     facts = segment_len, first_segment, pull_matrix
     y = sum_over_memories(read_matrix, weights[:seen], gate[:seen], q, *facts)
     return y.astype(q.dtype), own
-
-
-def read_matrix(weights: Float[Array, "out in"], x: Float[Array, "in tokens"]) -> Array:
-    """See `Read`."""
-    return matmul(weights, x, x.dtype)
-
-
-def pull_matrix(
-    weights: Float[Array, "out in"],
-    gate: Float[Array, " tokens"],
-    x: Float[Array, "in tokens"],
-    cotangent: Float[Array, "out tokens"],
-) -> tuple[Array, Array, Array]:
-    """See `Pull`: one product serves gates and inputs, since reads are linear in the inputs."""
-    through = matmul(weights.T, cotangent, x.dtype)
-    return matmul(gate * cotangent, x.T, x.dtype), column_sums(through * x), gate * through

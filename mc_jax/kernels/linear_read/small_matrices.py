@@ -1,0 +1,123 @@
+"""The read of many small matrices on a CPU, whose gradients come from few large products.
+
+With `y_t = sum_i gate_it W_i q_t`, matrices as vectors, and `z_t = dy_t q_t'` as a vector, too:
+
+    dgate_it = <W_i, z_t>     dW_i = sum_t gate_it z_t     dq_t = (sum_i gate_it W_i)' dy_t
+
+are three products over all memories for a tile of tokens, where one memory after another takes
+three small ones each. The price is a matrix for every token, twice.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mc_jax.kernels.causal_tiles import sum_over_memories
+from mc_jax.kernels.chips import on_cpu
+from mc_jax.kernels.linear_read.one_matrix import pull_matrix, read_matrix
+from mc_jax.typing import Array, Float
+
+# Numbers in the matrices of a tile's tokens, measured: they stay in the cache.
+TILE_NUMBERS = 2**17
+# Runs of tiles that read the same memories, those that the run's last token sees, and the fewest
+# tiles of one: a loop over them uses the same memory again, which is faster than none.
+RUNS, SHORTEST_RUN = 4, 2
+# Wider matrices gain nothing: for each number of z_t there is little work in the products.
+WIDEST = 32
+
+
+def worth_it(memories: int, shape: tuple[int, ...], dtype: jnp.dtype) -> bool:
+    """Whether the gradients are faster so.
+
+    Args:
+      memories: how many the last token sees.
+      shape: of one of them.
+      dtype: type of the queries.
+    """
+    return on_cpu() and max(shape) <= min(WIDEST, memories) and jnp.finfo(dtype).bits >= 32
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def read_small_matrices(
+    weights: Float[Array, "memories out in"],
+    gate: Float[Array, "memories tokens"],
+    q: Float[Array, "in tokens"],
+    segment_len: int,
+) -> Float[Array, "out tokens"]:
+    """`sum_i gate_i W_i q`, for a sequence that starts here.
+
+    Args:
+      weights: matrices, all of which are there.
+      gate: weights of their outputs, 0 where a token does not see them.
+      q: queries.
+      segment_len: tokens of a segment.
+    """
+    return sum_over_memories(read_matrix, weights, gate, q, segment_len, 0, pull_matrix)
+
+
+def _forward(weights: Array, gate: Array, q: Array, segment_len: int) -> tuple[Array, tuple]:
+    return read_small_matrices(weights, gate, q, segment_len), (weights, gate, q)
+
+
+def _backward(segment_len: int, saved: tuple, dy: Array) -> tuple[Array, Array, Array]:
+    weights, gate, q = saved
+    (memories, out, width), tokens = weights.shape, q.shape[1]
+    tile = min(tokens, max(1, TILE_NUMBERS // (out * width)))
+    tiles = -(-tokens // tile)
+    missing = tiles * tile - tokens
+    padded = (jnp.pad(x, ((0, 0), (0, missing))) for x in (gate, q, dy))
+    gate, q, dy = padded
+    rows = weights.reshape(memories, -1)
+    of_rows, of_gate, of_q = jnp.zeros_like(rows), [], []
+    run = max(SHORTEST_RUN, -(-tiles // RUNS))
+    for first in range(0, tiles, run):
+        columns = slice(first * tile, min(first + run, tiles) * tile)
+        seen = min(memories, (min(columns.stop, tokens) - 1) // segment_len)
+        one = _run(rows[:seen], gate[:seen, columns], q[:, columns], dy[:, columns], tile)
+        of_rows = of_rows.at[:seen].add(one[0])
+        of_gate.append(jnp.pad(one[1], ((0, memories - seen), (0, 0))))
+        of_q.append(one[2])
+    return (
+        of_rows.reshape(weights.shape),
+        jnp.concatenate(of_gate, 1)[:, :tokens],
+        jnp.concatenate(of_q, 1)[:, :tokens],
+    )
+
+
+read_small_matrices.defvjp(_forward, _backward)
+
+
+def _run(rows: Array, gate: Array, q: Array, dy: Array, tile: int) -> tuple[Array, Array, Array]:
+    """Gradients of matrices [memories, out * in], gates and queries, from tokens that see all."""
+    by_column = rows.T
+
+    def body(index: Array, gradients: tuple) -> tuple:
+        of_rows, of_gate, of_q = gradients
+        at = index * tile
+        gates, inputs, of_y = (lax.dynamic_slice_in_dim(x, at, tile, 1) for x in (gate, q, dy))
+        outputs = jnp.repeat(of_y, inputs.shape[0], 0)
+        z = outputs * jnp.tile(inputs, (of_y.shape[0], 1))
+        down = (by_column @ gates) * outputs
+        return (
+            of_rows + gates @ z.T,
+            lax.dynamic_update_slice_in_dim(of_gate, rows @ z, at, 1),
+            lax.dynamic_update_slice_in_dim(of_q, _sum_outputs(down, inputs), at, 1),
+        )
+
+    start = jnp.zeros_like(rows), jnp.zeros_like(gate), jnp.zeros_like(q)
+    return lax.fori_loop(0, gate.shape[1] // tile, body, start)
+
+
+def _sum_outputs(x: Array, like: Array) -> Array:
+    """Sums over the outputs of [out * in, tokens], as a product.
+
+    Its other factor is one for each head, made of `like`, though all are the same: XLA would put
+    the heads of a product with one array for all side by side, and copy them for it.
+    """
+    first = like[0, 0]
+    one = jnp.where(jnp.isnan(first), 1, jnp.sign(1 + jnp.abs(first)))
+    width = like.shape[0]
+    eye = jnp.tile(jnp.eye(width, dtype=x.dtype), (1, x.shape[0] // width))
+    return jnp.matmul(one * eye, x, precision=lax.Precision.HIGHEST)

@@ -1,0 +1,90 @@
+"""Gradients of many small matrices at once, against those of one memory after another."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mc_jax.kernels.gates import visible_memories
+from mc_jax.kernels.linear_read import small_matrices, xla
+from mc_jax.kernels.linear_read.small_matrices import read_small_matrices, worth_it
+from tests.kernels.reads import assert_close
+
+OUT, WIDTH = 3, 4
+
+
+def arguments(tokens, segment_len, memories, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0), 4)
+
+    def normal(key, *shape):
+        return jax.random.normal(key, (2, *shape), dtype)
+
+    visible = visible_memories(memories, tokens, segment_len, 0)
+    gate = jnp.where(visible, normal(keys[1], memories, tokens), 0)
+    args = normal(keys[0], memories, OUT, WIDTH), gate, normal(keys[2], WIDTH, tokens)
+    return args, normal(keys[3], OUT, tokens), visible
+
+
+def run(form, args, cotangent, visible):
+    """Of two heads: outputs, and gradients where there are any."""
+    y, back = jax.jit(lambda *args: jax.vjp(jax.vmap(form), *args))(*args)
+    weights, gate, q = back(cotangent)
+    return y, weights, jnp.where(visible, gate, 0), q
+
+
+def at_once(weights, gate, q):
+    return jnp.einsum("nt,noi,it->ot", gate, weights, q)
+
+
+# Tiles have 5 tokens: less than one, one, one run of several, and several runs of several.
+@pytest.mark.parametrize("tokens", [3, 5, 12, 40, 83])
+@pytest.mark.parametrize("segment_len", [2, 7])
+def test_equal_to_one_sum(tokens, segment_len, x64, monkeypatch):
+    monkeypatch.setattr(small_matrices, "TILE_NUMBERS", 5 * OUT * WIDTH)
+    memories = max(1, (tokens - 1) // segment_len)
+    args, cotangent, visible = arguments(tokens, segment_len, memories, jnp.float64)
+
+    def form(weights, gate, q):
+        return read_small_matrices(weights, gate, q, segment_len)
+
+    found = run(form, args, cotangent, visible)
+    assert_close(found, run(at_once, args, cotangent, visible), 1e-12)
+
+
+def test_fewer_memories_than_segments(monkeypatch):
+    monkeypatch.setattr(small_matrices, "TILE_NUMBERS", 5 * OUT * WIDTH)
+    args, cotangent, visible = arguments(83, 7, 4)
+    found = run(lambda *args: read_small_matrices(*args, 7), args, cotangent, visible)
+    assert_close(found, run(at_once, args, cotangent, visible), 1e-5)
+
+
+def test_what_is_no_number_stays_with_its_token():
+    (weights, gate, q), cotangent, visible = arguments(40, 7, 5)
+    q = q.at[0, 0, 0].set(jnp.nan)
+    found = run(lambda *args: read_small_matrices(*args, 7), (weights, gate, q), cotangent, visible)
+    y, _, of_gate, of_q = map(np.asarray, found)
+    for of_tokens in (y[..., 1:], of_gate[..., 1:], of_q[..., 1:], y[1], of_q[1]):
+        assert np.isfinite(of_tokens).all()
+
+
+def test_only_where_it_is_faster(monkeypatch):
+    assert worth_it(16, (16, 16), jnp.float32)
+    assert not worth_it(15, (16, 16), jnp.float32)  # few memories
+    assert not worth_it(500, (64, 64), jnp.float32)
+    assert not worth_it(500, (16, 16), jnp.bfloat16)  # gates would be rounded
+    monkeypatch.setattr(small_matrices, "on_cpu", lambda: False)
+    assert not worth_it(16, (16, 16), jnp.float32)
+
+
+@pytest.mark.parametrize("first_segment, used", [(0, True), (1, False)])
+def test_the_read_uses_it_where_the_sequence_starts(first_segment, used, monkeypatch):
+    calls = []
+
+    def counted(*args):
+        calls.append(args)
+        return read_small_matrices(*args)
+
+    monkeypatch.setattr(xla, "read_small_matrices", counted)
+    q, weights = jnp.ones((4, 40)), jnp.ones((8, 4, 4))
+    xla.xla(q, weights, None, 5, first_segment, None)
+    assert bool(calls) == used
