@@ -62,52 +62,41 @@ def _forward(weights: Array, gate: Array, q: Array, segment_len: int) -> tuple[A
 
 
 def _backward(segment_len: int, saved: tuple, dy: Array) -> tuple[Array, Array, Array]:
-    weights, gate, q = saved
-    (memories, out, width), tokens = weights.shape, q.shape[1]
+    weights, *arrays = saved
+    (memories, out, width), tokens = weights.shape, dy.shape[1]
     tile = min(tokens, max(1, TILE_NUMBERS // (out * width)))
     tiles = -(-tokens // tile)
-    missing = tiles * tile - tokens
-    padded = (jnp.pad(x, ((0, 0), (0, missing))) for x in (gate, q, dy))
-    gate, q, dy = padded
+    gate, q, dy = (jnp.pad(x, ((0, 0), (0, tiles * tile - tokens))) for x in (*arrays, dy))
     rows = weights.reshape(memories, -1)
-    of_rows, of_gate, of_q = jnp.zeros_like(rows), [], []
+    gradients: tuple = tuple(map(jnp.zeros_like, (rows, gate, q)))
     run = max(SHORTEST_RUN, -(-tiles // RUNS))
     for first in range(0, tiles, run):
-        columns = slice(first * tile, min(first + run, tiles) * tile)
-        seen = min(memories, (min(columns.stop, tokens) - 1) // segment_len)
-        one = _run(rows[:seen], gate[:seen, columns], q[:, columns], dy[:, columns], tile)
-        of_rows = of_rows.at[:seen].add(one[0])
-        of_gate.append(jnp.pad(one[1], ((0, memories - seen), (0, 0))))
-        of_q.append(one[2])
-    return (
-        of_rows.reshape(weights.shape),
-        jnp.concatenate(of_gate, 1)[:, :tokens],
-        jnp.concatenate(of_q, 1)[:, :tokens],
-    )
+        after = min(first + run, tiles)
+        seen = min(memories, (min(after * tile, tokens) - 1) // segment_len)
+        add = functools.partial(_add_tile, rows[:seen], gate[:seen], q, dy, tile)
+        gradients = lax.fori_loop(first, after, add, gradients)
+    of_rows, of_gate, of_q = gradients
+    return of_rows.reshape(weights.shape), of_gate[:, :tokens], of_q[:, :tokens]
 
 
 read_small_matrices.defvjp(_forward, _backward)
 
 
-def _run(rows: Array, gate: Array, q: Array, dy: Array, tile: int) -> tuple[Array, Array, Array]:
-    """Gradients of matrices [memories, out * in], gates and queries, from tokens that see all."""
-    by_column = rows.T
-
-    def body(index: Array, gradients: tuple) -> tuple:
-        of_rows, of_gate, of_q = gradients
-        at = index * tile
-        gates, inputs, of_y = (lax.dynamic_slice_in_dim(x, at, tile, 1) for x in (gate, q, dy))
-        outputs = jnp.repeat(of_y, inputs.shape[0], 0)
-        z = outputs * jnp.tile(inputs, (of_y.shape[0], 1))
-        down = (by_column @ gates) * outputs
-        return (
-            of_rows + gates @ z.T,
-            lax.dynamic_update_slice_in_dim(of_gate, rows @ z, at, 1),
-            lax.dynamic_update_slice_in_dim(of_q, _sum_outputs(down, inputs), at, 1),
-        )
-
-    start = jnp.zeros_like(rows), jnp.zeros_like(gate), jnp.zeros_like(q)
-    return lax.fori_loop(0, gate.shape[1] // tile, body, start)
+def _add_tile(
+    rows: Array, gate: Array, q: Array, dy: Array, tile: int, index: Array, gradients: tuple
+) -> tuple[Array, Array, Array]:
+    """Add what a tile makes of gradients of matrices [memories, out * in], gates and queries."""
+    of_rows, of_gate, of_q = gradients
+    at = index * tile
+    gates, inputs, of_y = (lax.dynamic_slice_in_dim(x, at, tile, 1) for x in (gate, q, dy))
+    outputs = jnp.repeat(of_y, inputs.shape[0], 0)
+    z = outputs * jnp.tile(inputs, (of_y.shape[0], 1))
+    down = (rows.T @ gates) * outputs
+    return (
+        of_rows.at[: rows.shape[0]].add(gates @ z.T),
+        lax.dynamic_update_slice(of_gate, rows @ z, (0, at)),
+        lax.dynamic_update_slice_in_dim(of_q, _sum_outputs(down, inputs), at, 1),
+    )
 
 
 def _sum_outputs(x: Array, like: Array) -> Array:
