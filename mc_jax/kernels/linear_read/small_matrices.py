@@ -73,7 +73,7 @@ def _backward(segment_len: int, saved: tuple, dy: Array) -> tuple[Array, Array, 
     for first in range(0, tiles, run):
         after = min(first + run, tiles)
         seen = min(memories, (min(after * tile, tokens) - 1) // segment_len)
-        add = functools.partial(_add_tile, rows[:seen], gate[:seen], q, dy, tile)
+        add = functools.partial(_add_tile, rows[:seen], gate, q, dy, tile)
         gradients = lax.fori_loop(first, after, add, gradients)
     of_rows, of_gate, of_q = gradients
     return of_rows.reshape(weights.shape), of_gate[:, :tokens], of_q[:, :tokens]
@@ -87,13 +87,16 @@ def _add_tile(
 ) -> tuple[Array, Array, Array]:
     """Add what a tile makes of gradients of matrices [memories, out * in], gates and queries."""
     of_rows, of_gate, of_q = gradients
-    at = index * tile
-    gates, inputs, of_y = (lax.dynamic_slice_in_dim(x, at, tile, 1) for x in (gate, q, dy))
+    at, seen = index * tile, rows.shape[0]
+    gates, inputs, of_y = (
+        lax.dynamic_slice(x, (0, at), (count, tile))
+        for x, count in ((gate, seen), (q, q.shape[0]), (dy, dy.shape[0]))
+    )
     outputs = jnp.repeat(of_y, inputs.shape[0], 0)
     z = outputs * jnp.tile(inputs, (of_y.shape[0], 1))
     down = (rows.T @ gates) * outputs
     return (
-        of_rows.at[: rows.shape[0]].add(gates @ z.T),
+        of_rows.at[:seen].add(gates @ z.T),
         lax.dynamic_update_slice(of_gate, rows @ z, (0, at)),
         lax.dynamic_update_slice_in_dim(of_q, _sum_outputs(down, inputs), at, 1),
     )
