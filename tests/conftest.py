@@ -14,6 +14,9 @@ os.environ["XLA_FLAGS"] = " ".join(
     [os.environ.get("XLA_FLAGS", ""), *(f"--{name}={value}" for name, value in QUICK.items())]
 )
 
+# Programs that tests start need not start again for it (`mc_jax.allocator`).
+os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, max_examples=3)
 hypothesis.settings.load_profile("repeatable")
 

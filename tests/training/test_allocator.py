@@ -45,16 +45,21 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start, *sys.argv[1:])
 """
 
 
-def test_large_pieces_are_used_again_with_glibc_and_left_alone_with_others():
-    run = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+def output(program: str, *arguments: str, **tunables: str) -> str:
+    """What a program prints that has these tunables of glibc's and no others."""
+    kept = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
         cwd=Path(__file__).parents[2],
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        env=kept | {"JAX_PLATFORMS": "cpu"} | tunables,
         capture_output=True,
         text=True,
         check=True,
-    )
-    kept, before, after = map(float, run.stdout.split())
+    ).stdout
+
+
+def test_large_pieces_are_used_again_with_glibc_and_left_alone_with_others():
+    kept, before, after = map(float, output(PROGRAM).split())
     assert kept == (platform.libc_ver()[0] == "glibc")
     if kept:
         pages = 2**26 / os.sysconf("SC_PAGE_SIZE")
@@ -74,16 +79,7 @@ def asks_for_huge_pages() -> bool:
 @pytest.mark.skipif(not asks_for_huge_pages(), reason="no huge pages for those who ask")
 def test_a_restarted_program_has_its_arguments_and_takes_little_of_the_kernels_time():
     def faults(**tunables: str) -> int:
-        kept = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
-        run = subprocess.run(
-            [sys.executable, "-c", RESTARTED, "--some=flag", "a b"],
-            cwd=Path(__file__).parents[2],
-            env=kept | {"JAX_PLATFORMS": "cpu"} | tunables,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        count, arguments = run.stdout.split(maxsplit=1)
+        count, arguments = output(RESTARTED, "--some=flag", "a b", **tunables).split(maxsplit=1)
         assert arguments == "--some=flag a b\n"
         return int(count)
 
@@ -146,3 +142,18 @@ def test_no_restart_for_help(started, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "sweep", "--help"])
     restart_with_huge_pages()
     assert not started
+
+
+# A program of the repository up to the moment when it would start again.
+UP_TO_THE_RESTART = """
+import os, runpy, sys
+os.execv = lambda path, command: (print(command[-1], flush=True), os._exit(0))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(not asks_for_huge_pages(), reason="no huge pages for those who ask")
+@pytest.mark.parametrize("program", ["train.py", "eval.py"])
+def test_the_programs_restart(program):
+    assert output(UP_TO_THE_RESTART, program, "--workdir=none") == "--workdir=none\n"
