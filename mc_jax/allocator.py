@@ -34,11 +34,9 @@ def restart_with_huge_pages() -> None:
     where only help is asked for, and where GLIBC_TUNABLES is set, as it is after the restart. To be
     called before anything is written or read.
     """
-    library, version = platform.libc_ver()
-    old = library != "glibc" or tuple(map(int, version.split("."))) < (2, 35)
     elsewhere = "cpu" not in (os.environ.get("JAX_PLATFORMS") or "cpu").split(",")
     help_only = {"-h", "--help"} & set(sys.argv)
-    if old or elsewhere or help_only or _TUNABLES in os.environ or not _given_when_asked_for():
+    if elsewhere or help_only or _TUNABLES in os.environ or not huge_pages_for_the_asking():
         return
     os.environ[_TUNABLES] = "glibc.malloc.hugetlb=1"
     sys.stdout.flush()
@@ -46,8 +44,11 @@ def restart_with_huge_pages() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def _given_when_asked_for() -> bool:
-    """Whether the kernel gives huge pages to those who ask."""
+def huge_pages_for_the_asking() -> bool:
+    """Whether this glibc can ask for huge pages, and this kernel gives them to those who ask."""
+    library, version = platform.libc_ver()
+    if library != "glibc" or tuple(map(int, version.split("."))) < (2, 35):
+        return False
     try:
         return "[madvise]" in _HUGE_PAGES.read_text()
     except OSError:

@@ -72,11 +72,14 @@ def test_other_backends_are_left_alone(monkeypatch):
     assert not keep_freed_memory()
 
 
-def asks_for_huge_pages() -> bool:
-    return platform.libc_ver()[0] == "glibc" and allocator._given_when_asked_for()
+needs_huge_pages = pytest.mark.skipif(
+    not allocator.huge_pages_for_the_asking(),
+    reason="needs glibc 2.35, and madvise in /sys/kernel/mm/transparent_hugepage/enabled: "
+    "elsewhere programs never start again",
+)
 
 
-@pytest.mark.skipif(not asks_for_huge_pages(), reason="no huge pages for those who ask")
+@needs_huge_pages
 def test_a_restarted_program_has_its_arguments_and_takes_little_of_the_kernels_time():
     def faults(**tunables: str) -> int:
         count, arguments = output(RESTARTED, "--some=flag", "a b", **tunables).split(maxsplit=1)
@@ -114,7 +117,7 @@ def test_a_restart_is_the_same_command_and_happens_once(started):
 
 
 @pytest.mark.parametrize("enabled", ["[always] madvise never", "always madvise [never]", None])
-def test_no_restart_where_the_kernel_does_not_ask(started, enabled):
+def test_no_restart_where_asking_changes_nothing(started, enabled):
     allocator._HUGE_PAGES.unlink()
     if enabled:
         allocator._HUGE_PAGES.write_text(enabled)
@@ -153,7 +156,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.skipif(not asks_for_huge_pages(), reason="no huge pages for those who ask")
+@needs_huge_pages
 @pytest.mark.parametrize("program", ["train.py", "eval.py"])
 def test_the_programs_restart(program):
     assert output(UP_TO_THE_RESTART, program, "--workdir=none") == "--workdir=none\n"

@@ -19,7 +19,7 @@ from mc_jax.kernels.chips import on_cpu
 from mc_jax.kernels.linear_read.one_matrix import pull_matrix, read_matrix
 from mc_jax.typing import Array, Float
 
-# Numbers in the matrices of a tile's tokens, measured: they stay in the cache.
+# Most numbers in the matrices of a tile's tokens, measured: they stay in the cache.
 TILE_NUMBERS = 2**17
 # Runs of tiles that read the same memories, those that the run's last token sees, and the fewest
 # tiles of one: a loop over them uses the same memory again, which is faster than none.
@@ -64,10 +64,10 @@ def _forward(weights: Array, gate: Array, q: Array, segment_len: int) -> tuple[A
 def _backward(segment_len: int, saved: tuple, dy: Array) -> tuple[Array, Array, Array]:
     weights, *arrays = saved
     (memories, out, width), tokens = weights.shape, dy.shape[1]
-    tile = min(tokens, max(1, TILE_NUMBERS // (out * width)))
-    tiles = -(-tokens // tile)
+    tiles = -(-tokens // max(1, TILE_NUMBERS // (out * width)))
+    tile = -(-tokens // tiles)
     gate, q, dy = (jnp.pad(x, ((0, 0), (0, tiles * tile - tokens))) for x in (*arrays, dy))
-    rows = weights.reshape(memories, -1)
+    rows = weights.reshape(memories, -1).astype(q.dtype)
     gradients: tuple = tuple(map(jnp.zeros_like, (rows, gate, q)))
     run = max(SHORTEST_RUN, -(-tiles // RUNS))
     for first in range(0, tiles, run):
@@ -76,7 +76,8 @@ def _backward(segment_len: int, saved: tuple, dy: Array) -> tuple[Array, Array, 
         add = functools.partial(_add_tile, rows[:seen], gate, q, dy, tile)
         gradients = lax.fori_loop(first, after, add, gradients)
     of_rows, of_gate, of_q = gradients
-    return of_rows.reshape(weights.shape), of_gate[:, :tokens], of_q[:, :tokens]
+    of_weights = of_rows.reshape(weights.shape).astype(weights.dtype)
+    return of_weights, of_gate[:, :tokens], of_q[:, :tokens]
 
 
 read_small_matrices.defvjp(_forward, _backward)

@@ -36,7 +36,7 @@ def at_once(weights, gate, q):
     return jnp.einsum("nt,noi,it->ot", gate, weights, q)
 
 
-# Tiles have 5 tokens: less than one, one, one run of several, and several runs of several.
+# Tiles have at most 5 tokens: less than one, one, one run of several, and several runs of several.
 @pytest.mark.parametrize("tokens", [3, 5, 12, 40, 83])
 @pytest.mark.parametrize("segment_len", [2, 7])
 def test_equal_to_one_sum(tokens, segment_len, x64, monkeypatch):
@@ -56,6 +56,19 @@ def test_fewer_memories_than_segments(monkeypatch):
     args, cotangent, visible = arguments(83, 7, 4)
     found = run(lambda *args: read_small_matrices(*args, 7), args, cotangent, visible)
     assert_close(found, run(at_once, args, cotangent, visible), 1e-5)
+
+
+def test_sums_over_tiles_are_not_rounded_to_the_type_of_the_memories(monkeypatch):
+    monkeypatch.setattr(small_matrices, "TILE_NUMBERS", 5 * OUT * WIDTH)
+    (weights, *rest), cotangent, visible = arguments(400, 40, 9)
+    weights = weights.astype(jnp.bfloat16)
+    found = run(lambda *args: read_small_matrices(*args, 40), (weights, *rest), cotangent, visible)
+    exact = weights.astype(jnp.float32), *rest
+    expected = run(at_once, exact, cotangent, visible)
+    assert found[1].dtype == jnp.bfloat16
+    # Rounded once: within half a unit of bfloat16's last place, elementwise.
+    np.testing.assert_allclose(found[1].astype(jnp.float32), expected[1], rtol=2**-8, atol=1e-4)
+    assert_close((found[0], *found[2:]), (expected[0], *expected[2:]), 1e-5)
 
 
 def test_what_is_no_number_stays_with_its_token():
