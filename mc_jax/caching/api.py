@@ -18,7 +18,6 @@ from mc_jax.caching.token_read import READS, SEQUENCES
 from mc_jax.caching.validate import check_arrays, check_cache, check_lengths
 from mc_jax.caching.write import write_dtype
 from mc_jax.errors import InputError
-from mc_jax.kernels.in_place import tokens_second
 from mc_jax.memory import DeepParams, get_rule
 from mc_jax.memory.network import accumulator
 from mc_jax.memory.rule import Rule
@@ -227,9 +226,6 @@ def _run(
     )
     y, cache = sequences(q, k, v, u, gates, params, cache, lengths, written)
     y = y.astype(output_dtype)
-    # Where the read has a gradient of its own, forward mode has gone already.
-    if options.caches and options.segmentation == "constant" and not token_wise:
-        return tokens_second(y), cache
     return jnp.moveaxis(y, -1, 1), cache
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mc_jax.kernels.chips import on_cpu
-from mc_jax.typing import Array, Float
+from mc_jax.typing import Array
 
 # Tokens of a tile on a CPU, where it then stays in the cache; elsewhere one tile has all.
 TILE = 256
@@ -53,36 +53,3 @@ def cut(columns: Array) -> Array:
 def join(tiles: Array, tokens: int) -> Array:
     """The inverse of `cut`."""
     return tiles.swapaxes(0, 1).reshape(tiles.shape[1], -1)[:, :tokens]
-
-
-@jax.custom_vjp
-def tokens_second(
-    y: Float[Array, "batch heads head_dim tokens"],
-) -> Float[Array, "batch tokens heads head_dim"]:
-    """Moves the axis of tokens, and its gradient's back, on a CPU a tile at a time.
-
-    XLA would make the gradient's elements in the order of the result, which goes through all of its
-    operands once for every channel, and takes three times as long.
-    """
-    return jnp.moveaxis(y, -1, 1)
-
-
-def _tokens_second_forward(y: Array) -> tuple[Array, None]:
-    return tokens_second(y), None
-
-
-def _tokens_second_backward(_: None, dy: Array) -> tuple[Array]:
-    batch, tokens, *rest = dy.shape
-    if tokens % TILE or not on_cpu():
-        return (jnp.moveaxis(dy, 1, -1),)
-    tiles = dy.reshape(batch, -1, TILE, *rest)
-
-    def put(index: Array, result: Array) -> Array:
-        tile = lax.dynamic_index_in_dim(tiles, index, 1, keepdims=False)
-        return lax.dynamic_update_slice_in_dim(result, jnp.moveaxis(tile, 1, -1), index * TILE, -1)
-
-    result = jnp.zeros((batch, *rest, tokens), dy.dtype)
-    return (lax.fori_loop(0, tiles.shape[1], put, result),)
-
-
-tokens_second.defvjp(_tokens_second_forward, _tokens_second_backward)

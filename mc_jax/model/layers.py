@@ -4,9 +4,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
+from mc_jax.kernels import gated_norm
 from mc_jax.memory.network import accumulator
 from mc_jax.model.config import ModelConfig
-from mc_jax.sharding import constrain
+from mc_jax.sharding import active_mesh, constrain
 from mc_jax.typing import Array, Float
 
 NORMALISE_EPS = 1e-6
@@ -86,6 +87,22 @@ def conv_rows(
         x = jnp.concatenate([tail, x], 1)
     kernel = kernel[::-1].astype(x.dtype)
     return sum(w * x[:, i : i + length] for i, w in enumerate(kernel))
+
+
+class GatedNorm(nn.RMSNorm):
+    """RMSNorm over each head, times `silu(gate)`."""
+
+    @nn.compact
+    def __call__(  # type: ignore[override]
+        self,
+        y: Float[Array, "batch length heads head_dim"],
+        gate: Float[Array, "batch length heads head_dim"],
+    ) -> Float[Array, "batch length heads head_dim"]:
+        """What heads have read, normed and gated."""
+        if active_mesh() is None and gated_norm.worth_tiling(y.shape):
+            scale = self.param("scale", self.scale_init, y.shape[-1:], self.param_dtype)
+            return gated_norm.gated_norm(y, gate, scale, self.epsilon)
+        return super().__call__(y) * nn.silu(gate)
 
 
 class SwiGLU(nn.Module):

@@ -21,6 +21,7 @@ from mc_jax.model.gates import RuleGates
 from mc_jax.model.layers import (
     NORMALISE_EPS,
     ConvKernel,
+    GatedNorm,
     causal_conv,
     conv_rows,
     output_projection,
@@ -103,8 +104,8 @@ class MemoryLayer(nn.Module):
         else:
             (y, router), after = mix_on_mesh(memory, mesh, inputs), None
         self.sow("intermediates", "router", router)
-        y = nn.RMSNorm(dtype=config.compute_dtype, name="norm")(y)
-        y = y * nn.silu(projection(config, heads, "gate")(x))
+        opened = projection(config, heads, "gate")(x)
+        y = GatedNorm(dtype=config.compute_dtype, name="norm")(y, opened)
         return output_projection(config, 2, "out")(y), after
 
 

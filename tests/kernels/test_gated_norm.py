@@ -1,0 +1,69 @@
+"""Norm and output gate in one pass, against Flax's norm and SiLU."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from mc_jax.kernels import gated_norm
+from mc_jax.model.layers import GatedNorm
+from tests.kernels.reads import TOLERANCE, assert_close
+
+HEADS, HEAD_DIM = 3, 5
+
+
+def inputs(length: int, dtype=jnp.float32):
+    keys = jax.random.split(jax.random.key(0), 4)
+    shape = (2, length, HEADS, HEAD_DIM)
+    y, gate, weights = (3 * jax.random.normal(key, shape) for key in keys[:3])
+    return y.astype(dtype), gate.astype(dtype), 1 + jax.random.normal(keys[3], (HEAD_DIM,)), weights
+
+
+def by_parts(y, gate, scale):
+    return nn.RMSNorm().apply({"params": {"scale": scale}}, y) * nn.silu(gate)
+
+
+def in_tiles(y, gate, scale):
+    return gated_norm.gated_norm(y, gate, scale, nn.RMSNorm.epsilon)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("length", [1, 8, 24, 36])
+def test_equals_its_parts(length, dtype, monkeypatch):
+    """Of one tile and of several for each sequence, values and all gradients."""
+    monkeypatch.setattr(gated_norm, "LARGEST_TILE", 8)
+    *args, weights = inputs(length, dtype)
+
+    def run(form, args):
+        z, back = jax.vjp(lambda *a: form(*a).astype(jnp.float32), *args)
+        return z, back(weights)
+
+    exact = jax.tree.map(lambda a: a.astype(jnp.float32), args)
+    assert_close(run(in_tiles, args), run(by_parts, exact), TOLERANCE[dtype])
+
+
+def test_reads_of_nothing_have_finite_gradients():
+    y, gate, scale, weights = inputs(16)
+    y = y.at[:, :5].set(0)
+    gradients = jax.grad(lambda *a: jnp.sum(in_tiles(*a) * weights), (0, 1, 2))(y, gate, scale)
+    assert all(jnp.all(jnp.isfinite(g)) for g in gradients)
+
+
+def test_the_model_takes_tiles_on_a_cpu(monkeypatch):
+    y, gate, scale, _ = inputs(64)
+    norm, params = GatedNorm(), {"params": {"scale": scale}}
+    used = []
+    whole = gated_norm.gated_norm
+    monkeypatch.setattr(gated_norm, "gated_norm", lambda *a: used.append(1) or whole(*a))
+    monkeypatch.setattr(gated_norm, "SMALLEST_TILE", 32)
+    plain = norm.apply(params, y, gate)
+    assert not used, "few tokens"
+    monkeypatch.setattr(gated_norm, "SMALLEST", y.size)
+    assert_close(norm.apply(params, y, gate), plain, 2e-5)
+    assert used
+    monkeypatch.setattr(gated_norm, "SMALLEST", 0)
+    norm.apply(params, y[:, :48], gate[:, :48])
+    assert len(used) == 1, "a tile of 16 tokens is none"
+    assert jax.tree.map(jnp.shape, norm.init(jax.random.key(0), y, gate)) == (
+        jax.tree.map(jnp.shape, params)
+    ), "parameters of one name, whichever the form"
