@@ -49,6 +49,7 @@ def sum_over_memories(
     segment_len: int,
     first_segment: Int[Array, ""] | int,
     pull: Pull | None = None,
+    longest_on_cpu: int | None = None,
 ) -> Float[Array, "out tokens"]:
     """`sum_i gate_i read(weights_i, x)`, in the type of the gates.
 
@@ -60,9 +61,10 @@ def sum_over_memories(
       segment_len: tokens of a segment.
       first_segment: segment of the first token.
       pull: see `Pull`; None derives it from `read`.
+      longest_on_cpu: most tokens of a tile there; None for what stays in a core's cache.
     """
     tokens = x.shape[1]
-    longest = LONGEST_ON_CPU if on_cpu() else tokens
+    longest = (longest_on_cpu or LONGEST_ON_CPU) if on_cpu() else tokens
     tile = min(tokens, max(SHORTEST, min(longest, -(-tokens // TILES))))
     missing = -tokens % tile
     if missing:

@@ -29,17 +29,18 @@ def arguments(tokens, memories, segment_len, first_segment):
     return (weights, gate, x), jax.random.normal(keys[4], (OUT, tokens))
 
 
-@pytest.mark.parametrize("on_cpu", [True, False])
+@pytest.mark.parametrize("on_cpu, longest", [(True, None), (True, 16), (False, 16)])
 @pytest.mark.parametrize("first_segment", [0, 3])
 @pytest.mark.parametrize("tokens, segment_len", [(1, 2), (16, 4), (61, 5), (100, 7)])
-def test_equal_to_one_sum(tokens, segment_len, first_segment, on_cpu, monkeypatch):
+def test_equal_to_one_sum(tokens, segment_len, first_segment, on_cpu, longest, monkeypatch):
     monkeypatch.setattr(causal_tiles, "SHORTEST", 4)
     monkeypatch.setattr(causal_tiles, "LONGEST_ON_CPU", 8)
     monkeypatch.setattr(causal_tiles, "on_cpu", lambda: on_cpu)
     args, cotangent = arguments(tokens, 9, segment_len, first_segment)
 
     def in_tiles(first, weights, gate, x):
-        return sum_over_memories(network, weights, gate, x, segment_len, first)
+        facts = segment_len, first, None, longest
+        return sum_over_memories(network, weights, gate, x, *facts)
 
     def at_once(weights, gate, x):
         return jnp.einsum("it,iot->ot", gate, jax.vmap(network, (0, None))(weights, x))

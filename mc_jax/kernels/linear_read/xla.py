@@ -2,12 +2,16 @@
 
 import jax.numpy as jnp
 
-from mc_jax.kernels.causal_tiles import seen_memories, sum_over_memories
+from mc_jax.kernels.causal_tiles import TILES, seen_memories, sum_over_memories
 from mc_jax.kernels.gates import Router, Scores, read_gates, visible_memories
 from mc_jax.kernels.linear_read.one_matrix import pull_matrix, read_matrix
 from mc_jax.kernels.linear_read.small_matrices import read_small_matrices, worth_it
 from mc_jax.kernels.selected_memories import read_selected, worth_selecting
 from mc_jax.typing import Array, Float, Int
+
+# Tokens of a tile on a CPU where there are many: XLA shares a product among the cores from about
+# 2**23 multiplications, which are 2,048 tokens of a matrix 64 wide, however many heads it has.
+SHARED_TILE, SHARED_WIDTH = 2048, 64
 
 
 def xla(
@@ -31,6 +35,8 @@ def xla(
     from_start = isinstance(first_segment, int) and first_segment == 0
     if from_start and worth_it(seen, weights.shape[1:], q.dtype):
         return read_small_matrices(weights[:seen], gate[:seen], q, segment_len), own
-    facts = segment_len, first_segment, pull_matrix
+    shared = tokens >= TILES * SHARED_TILE and min(weights.shape[1:]) >= SHARED_WIDTH
+    longest = SHARED_TILE if shared else None
+    facts = segment_len, first_segment, pull_matrix, longest
     y = sum_over_memories(read_matrix, weights[:seen], gate[:seen], q, *facts)
     return y.astype(q.dtype), own
