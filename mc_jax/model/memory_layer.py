@@ -104,8 +104,8 @@ class MemoryLayer(nn.Module):
         else:
             (y, router), after = mix_on_mesh(memory, mesh, inputs), None
         self.sow("intermediates", "router", router)
-        opened = projection(config, heads, "gate")(x)
-        y = GatedNorm(dtype=config.compute_dtype, name="norm")(y, opened)
+        gate = projection(config, heads, "gate")(x)
+        y = GatedNorm(dtype=config.compute_dtype, name="norm")(y, gate)
         return output_projection(config, 2, "out")(y), after
 
 
