@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from mc_jax.caching.options import Options
 from mc_jax.kernels.block_read import block_read
+from mc_jax.kernels.columns import scaled
 from mc_jax.kernels.deep_read import deep_read
 from mc_jax.kernels.gates import Router, Scores, visible_memories
 from mc_jax.kernels.level_read import level_read
@@ -239,7 +240,7 @@ def read_mixed_maps(
         if cached is None:
             return online(name, x)
         y, own = cached.linear(name, x.astype(q.dtype))
-        return own * online(name, x) + y
+        return scaled(own, online(name, x)) + y
 
     return forward(network, linear, norm, q).astype(q.dtype)
 
@@ -263,4 +264,4 @@ def read_and_mix(
     if cached is None:
         return network.output(norm, q, online, 1.0)
     features, own = cached.features(network, q)
-    return network.output(norm, q, own * online + features, cached.total(q))
+    return network.output(norm, q, scaled(own, online) + features, cached.total(q))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from mc_jax.caching.options import Options
+from mc_jax.kernels.columns import inner
 from mc_jax.kernels.gates import softmax_gates
 from mc_jax.typing import Array, Bool, Float, Int
 
@@ -62,7 +63,7 @@ def route(
 ) -> tuple[Float[Array, "head_dim tokens"], Float[Array, " tokens"]]:
     """Router queries, and with them the logits of the online memory; arguments as above."""
     router = router_queries(options, u, q, own.sums.dtype)
-    return router, jnp.sum(router * own.sums, 0) / own.counts
+    return router, inner(router, own.sums) / own.counts
 
 
 def router_queries(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mc_jax.kernels.chips import on_cpu
-from mc_jax.kernels.in_place import cut, join, map_in_place, scan_in_place
+from mc_jax.kernels.in_place import scan_tiles
 from mc_jax.typing import Array, Bool, Float, Int
 
 # Most logits that are looked for one after another on a CPU, many tokens at once: `lax.top_k`, a
@@ -32,15 +32,14 @@ def best_memories(
     older memory's comes first.
     """
 
-    def tile(inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        u, visible = inputs
+    def tile(_: None, u: Array, visible: Array) -> tuple[None, list[Array]]:
         logits = jnp.where(visible, descriptors @ u.astype(descriptors.dtype), -jnp.inf)
         best, memory = largest(logits, top_k)
         # One that is not a number is selected, and shows in what the token reads.
-        return best, jnp.where(best == -jnp.inf, descriptors.shape[0], memory)
+        return None, [best, jnp.where(best == -jnp.inf, descriptors.shape[0], memory)]
 
-    best, memory = map_in_place(tile, (cut(u), cut(visible)))
-    return join(best, u.shape[1]), join(memory, u.shape[1])
+    _, (best, memory) = scan_tiles(tile, None, u, visible)
+    return best, memory
 
 
 def _forward(
@@ -54,17 +53,16 @@ def _backward(top_k: int, saved: tuple, cotangents: tuple[Array, Array]) -> tupl
     u, descriptors, memory = saved
     every = jnp.arange(descriptors.shape[0])[:, None]
 
-    def tile(of_descriptors: Array, inputs: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        u, memory, of_best = inputs
+    def tile(total: Array, u: Array, memory: Array, of_best: Array) -> tuple[Array, list[Array]]:
         of_logits = sum(
             jnp.where(every == m, of_m, 0) for m, of_m in zip(memory, of_best, strict=True)
         )
         of_u = (descriptors.T @ of_logits).astype(u.dtype)
-        return of_descriptors + of_logits @ u.T.astype(descriptors.dtype), of_u
+        return total + of_logits @ u.T.astype(descriptors.dtype), [of_u]
 
-    tiles = cut(u), cut(memory), cut(cotangents[0])
-    of_descriptors, of_u = scan_in_place(tile, jnp.zeros_like(descriptors), tiles)
-    return join(of_u, u.shape[1]), of_descriptors, None
+    arrays = u, memory, cotangents[0]
+    of_descriptors, (of_u,) = scan_tiles(tile, jnp.zeros_like(descriptors), *arrays)
+    return of_u, of_descriptors, None
 
 
 best_memories.defvjp(_forward, _backward)

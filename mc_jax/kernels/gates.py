@@ -7,10 +7,11 @@ online memory's logit and those of the memories it sees, or of the `top_k` best 
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jax import lax
 
 from mc_jax.kernels.best_memories import best_memories, largest
+from mc_jax.kernels.columns import column_sums, inner
 from mc_jax.typing import Array, Bool, Float, Int
 
 
@@ -75,14 +76,30 @@ def softmax_gates(
     return softmax_beside(online, cached)
 
 
+@jax.custom_vjp
 def softmax_beside(
     online: Float[Array, " tokens"], cached: Float[Array, "memories tokens"]
 ) -> tuple[Float[Array, " tokens"], Float[Array, "memories tokens"]]:
     """The softmax over both, without putting them into one array."""
-    highest = lax.stop_gradient(jnp.maximum(online, jnp.max(cached, 0, initial=-jnp.inf)))
+    highest = jnp.maximum(online, jnp.max(cached, 0, initial=-jnp.inf))
     own, others = jnp.exp(online - highest), jnp.exp(cached - highest)
-    total = own + jnp.sum(others, 0)
+    total = own + column_sums(others)
     return own / total, others / total
+
+
+def _softmax_backward(gates: tuple[Array, Array], dgates: tuple[Array, Array]) -> tuple:
+    own, others = gates
+    down, dothers = dgates
+    mixed = own * down + inner(others, dothers)
+    return own * (down - mixed), others * (dothers - mixed)
+
+
+def _softmax_forward(online: Array, cached: Array) -> tuple[tuple, tuple]:
+    gates = softmax_beside(online, cached)
+    return gates, gates
+
+
+softmax_beside.defvjp(_softmax_forward, _softmax_backward)
 
 
 def read_gates(

@@ -42,14 +42,35 @@ def map_in_place(function: Callable[[Any], Any], xs: Any) -> Any:
     return scan_in_place(lambda _, x: (None, function(x)), None, xs)[1]
 
 
-def cut(columns: Array) -> Array:
-    """Tiles [tiles, rows, size] of [rows, tokens], the last filled up with zeros."""
-    rows, tokens = columns.shape
+def scan_tiles(
+    step: Callable[..., tuple[Any, list[Array]]], carry: Any, *columns: Array
+) -> tuple[Any, list[Array]]:
+    """A scan over tiles of tokens, which lie on the last axis of what it takes and gives.
+
+    Args:
+      step: takes the carry and a tile [rows, size] of each array, and gives the carry and tiles.
+      carry: what the first step takes.
+      columns: arrays [rows, tokens]; the last tile is filled up with zeros.
+
+    Returns:
+      The last carry, and the arrays [rows, tokens] that the steps' tiles make up.
+    """
+    tokens = columns[0].shape[1]
     size = min(tokens, TILE) if on_cpu() else tokens
-    filled = jnp.pad(columns, ((0, 0), (0, -tokens % size)))
-    return filled.reshape(rows, -1, size).swapaxes(0, 1)
+    filled = [jnp.pad(x, ((0, 0), (0, -tokens % size))) for x in columns]
 
+    def tiles(index: Any) -> list[Array]:
+        return [lax.dynamic_slice_in_dim(x, index * size, size, 1) for x in filled]
 
-def join(tiles: Array, tokens: int) -> Array:
-    """The inverse of `cut`."""
-    return tiles.swapaxes(0, 1).reshape(tiles.shape[1], -1)[:, :tokens]
+    def body(index: Any, state: tuple[Any, list[Array]]) -> tuple[Any, list[Array]]:
+        carry, results = state
+        carry, made = step(carry, *tiles(index))
+        return carry, [
+            lax.dynamic_update_slice_in_dim(x, tile, index * size, 1)
+            for x, tile in zip(results, made, strict=True)
+        ]
+
+    like = jax.eval_shape(lambda: step(carry, *tiles(0))[1])
+    results = [jnp.zeros((x.shape[0], filled[0].shape[1]), x.dtype) for x in like]
+    carry, results = lax.fori_loop(0, filled[0].shape[1] // size, body, (carry, results))
+    return carry, [x[:, :tokens] for x in results]

@@ -5,16 +5,17 @@ into slots, blocks of which read the same memory: as in a mixture of experts wit
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mc_jax.kernels.causal_tiles import Pull, Read, pull_through
+from mc_jax.kernels.causal_tiles import Read, pull_through
 from mc_jax.kernels.chips import on_cpu
 from mc_jax.kernels.gates import Router, Scores, selected_gates
-from mc_jax.kernels.in_place import cut, map_in_place, scan_in_place
+from mc_jax.kernels.in_place import scan_in_place
 from mc_jax.kernels.tiles import round_up
 from mc_jax.memory.network import accumulator
 from mc_jax.typing import Array, Float, Int
@@ -24,9 +25,34 @@ BLOCK = 128
 # Blocks of a step on a CPU: few, which stay in the cache, and enough to be shared by its cores.
 AT_ONCE = 4
 # Time of a read through a slot, routing included, over that of a read by all tokens, forward and
-# backward: on a CPU, with heads of 64, tokens that see 15 memories and read 4 take as long either
-# way, and those that see 64 two thirds as long through slots.
-COST = 3.5
+# backward: on a CPU, with heads of 64, tokens that see 7 memories and read 4 take as long either
+# way, and those that see 15 or 31 half as long through slots. Elsewhere the rows of all slots are
+# in memory at once.
+COST_ON_CPU, COST_ELSEWHERE = 1.6, 3.5
+
+
+class RowRead(NamedTuple):
+    """One memory as slots read it, which are gathered as rows.
+
+    Attributes:
+      read: outputs [slots, out] from the memory and inputs [slots, in].
+      pull: gradients of the memory, of its gates and of the inputs, from the memory, its gates
+        [slots], the inputs and the gradient of the outputs.
+    """
+
+    read: Callable[[Any, Array], Array]
+    pull: Callable[[Any, Array, Array, Array], tuple[Any, Array, Array]]
+
+    @classmethod
+    def of(cls, read: Read) -> "RowRead":
+        """Of a read of columns, which is differentiated."""
+        pull = pull_through(read)
+
+        def pull_rows(weights: Any, gate: Array, x: Array, of_y: Array) -> tuple:
+            of_weights, of_gate, of_x = pull(weights, gate, x.T, of_y.T)
+            return of_weights, of_gate, of_x.T
+
+        return cls(lambda weights, x: read(weights, x.T).T, pull_rows)
 
 
 class Groups(NamedTuple):
@@ -56,13 +82,15 @@ def group(memory: Int[Array, " pairs"], memories: int) -> Groups:
     first = jnp.searchsorted(ordered, jnp.arange(memories + 1))
     last_block = jnp.cumsum(-(-jnp.diff(first) // BLOCK))
     first_block = jnp.concatenate([jnp.zeros(1, last_block.dtype), last_block])
-    slot = first_block[ordered] * BLOCK + jnp.arange(pairs) - first[ordered]
-    slot = jnp.where(ordered < memories, slot, blocks * BLOCK)
-    return Groups(
-        slot_of=jnp.zeros(pairs, slot.dtype).at[pair].set(slot, unique_indices=True),
-        pair_of=jnp.full(blocks * BLOCK, pairs).at[slot].set(pair, mode="drop"),
-        memory_of=jnp.searchsorted(last_block, jnp.arange(blocks), side="right"),
-    )
+    memory_of = jnp.searchsorted(last_block, jnp.arange(blocks), side="right")
+    # Where the pairs of a block's memory begin and end, and how many of them lie before the block.
+    begin, end = (_take(edges, memory_of, pairs)[:, None] for edges in (first[:-1], first[1:]))
+    before = (jnp.arange(blocks) - _take(first_block[:-1], memory_of, 0))[:, None] * BLOCK
+    place = begin + before + jnp.arange(BLOCK)
+    pair_of = jnp.where(place < end, _take(pair, place, pairs), pairs).reshape(-1)
+    slots = jnp.arange(blocks * BLOCK)
+    slot_of = jnp.full(pairs, blocks * BLOCK).at[pair_of].set(slots, mode="drop")
+    return Groups(slot_of, pair_of, memory_of)
 
 
 def _sorted(memory: Int[Array, " pairs"], memories: int) -> tuple[Array, Array]:
@@ -89,86 +117,33 @@ def worth_selecting(top_k: int | None, memories: float, tokens: int) -> bool:
     if top_k is None:
         return False
     empty = memories * BLOCK / tokens
-    return memories > COST * (top_k + empty)
+    cost = COST_ON_CPU if on_cpu() else COST_ELSEWHERE
+    return memories > cost * (top_k + empty)
 
 
 def read_selected(
-    read: Read,
+    memory_read: RowRead,
     weights: Any,
     router: Router | Scores,
     visible: Array,
     x: Float[Array, "in tokens"],
     top_k: int,
-    pull: Pull | None = None,
 ) -> tuple[Float[Array, "out tokens"], Float[Array, " tokens"]]:
     """Outputs, mixed of the `top_k` best memories of each token, and the online memory's gates.
 
     Args:
-      read: see `Read`.
+      memory_read: how a memory is read.
       weights: leaves [memories, ...]; what no token sees may be left out at the end.
       router: what memories are scored with.
       visible: which memories a token may read [memories, tokens].
       x: inputs.
       top_k: memories that a token reads.
-      pull: see `Pull`; None derives it from `read`.
     """
     memories = jax.tree.leaves(weights)[0].shape[0]
     own, gate, memory = selected_gates(router, visible, top_k)
     groups = group(memory.reshape(-1), memories)
     at_once = AT_ONCE if on_cpu() else groups.memory_of.shape[0]
-    y = _mix((read, pull or pull_through(read), at_once), weights, gate, x, groups)
-    return y, own
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _mix(
-    static: tuple[Read, Pull, int], weights: Any, gate: Array, x: Array, groups: Groups
-) -> Float[Array, "out tokens"]:
-    read, _, at_once = static
-    rows = x.T
-
-    def step(blocks: _Blocks) -> Array:
-        chosen = jax.tree.map(lambda w: _take(w, blocks.memory), weights)
-        inputs = _take(rows, blocks.token).swapaxes(1, 2)
-        return jax.vmap(read)(chosen, inputs).swapaxes(1, 2)
-
-    outputs = map_in_place(step, _Blocks.of(groups, gate, at_once))
-    outputs = outputs.reshape(-1, outputs.shape[-1])
-    return _sum_of_slots(outputs, groups.slot_of.reshape(gate.shape), gate)
-
-
-def _forward(
-    static: tuple[Read, Pull, int], weights: Any, gate: Array, x: Array, groups: Groups
-) -> tuple[Array, tuple]:
-    return _mix(static, weights, gate, x, groups), (weights, gate, x, groups)
-
-
-def _backward(static: tuple[Read, Pull, int], saved: tuple, cotangent: Array) -> tuple:
-    _, pull, at_once = static
-    weights, gate, x, groups = saved
-    rows, of_rows = x.T, cotangent.T
-
-    def step(of_weights: Any, blocks: _Blocks) -> tuple[Any, tuple[Array, Array]]:
-        chosen = jax.tree.map(lambda w: _take(w, blocks.memory), weights)
-        inputs, of_y = (_take(a, blocks.token).swapaxes(1, 2) for a in (rows, of_rows))
-        of_chosen, of_gate, of_inputs = jax.vmap(pull)(chosen, blocks.gate, inputs, of_y)
-        of_weights = jax.tree.map(
-            lambda total, a: total.at[blocks.memory].add(a.astype(total.dtype), mode="drop"),
-            of_weights,
-            of_chosen,
-        )
-        return of_weights, (of_gate, of_inputs.swapaxes(1, 2))
-
-    sums = jax.tree.map(lambda w: jnp.zeros(w.shape, accumulator(w.dtype)), weights)
-    sums, (of_gate, of_inputs) = scan_in_place(step, sums, _Blocks.of(groups, gate, at_once))
-    of_inputs = of_inputs.reshape(-1, of_inputs.shape[-1])
-    slots = groups.slot_of.reshape(gate.shape)
-    of_x = _sum_of_slots(of_inputs, slots, jnp.ones_like(gate)).astype(x.dtype)
-    of_weights = jax.tree.map(lambda total, w: total.astype(w.dtype), sums, weights)
-    return of_weights, _take(of_gate.reshape(-1), slots), of_x, None
-
-
-_mix.defvjp(_forward, _backward)
+    return _mix((memory_read, at_once), weights, gate, x, groups), own
 
 
 class _Blocks(NamedTuple):
@@ -191,23 +166,102 @@ class _Blocks(NamedTuple):
         )
 
 
-def _sum_of_slots(
-    rows: Float[Array, "slots width"],
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _mix(
+    static: tuple[RowRead, int], weights: Any, gate: Array, x: Array, groups: Groups
+) -> Float[Array, "out tokens"]:
+    memory_read, at_once = static
+    rows = x.T
+
+    def step(carry: None, blocks: _Blocks) -> tuple[None, None, Array]:
+        chosen = jax.tree.map(lambda w: _take(w, blocks.memory), weights)
+        outputs = jax.vmap(memory_read.read)(chosen, _take(rows, blocks.token))
+        return carry, None, blocks.gate[..., None] * outputs
+
+    blocks = _Blocks.of(groups, gate, at_once)
+    return _sum_by_token(step, None, blocks, groups.slot_of.reshape(gate.shape))[2]
+
+
+def _forward(
+    static: tuple[RowRead, int], weights: Any, gate: Array, x: Array, groups: Groups
+) -> tuple[Array, tuple]:
+    return _mix(static, weights, gate, x, groups), (weights, gate, x, groups)
+
+
+def _backward(static: tuple[RowRead, int], saved: tuple, cotangent: Array) -> tuple:
+    memory_read, at_once = static
+    weights, gate, x, groups = saved
+    # Side by side, so that both are gathered at once.
+    rows = jnp.concatenate([x.T, cotangent.T], 1)
+
+    def step(of_weights: Any, blocks: _Blocks) -> tuple[Any, Array, Array]:
+        chosen = jax.tree.map(lambda w: _take(w, blocks.memory), weights)
+        inputs, of_y = jnp.split(_take(rows, blocks.token), [x.shape[0]], -1)
+        arrays = blocks.gate, inputs.astype(x.dtype), of_y.astype(cotangent.dtype)
+        of_chosen, of_gate, of_inputs = jax.vmap(memory_read.pull)(chosen, *arrays)
+        of_weights = jax.tree.map(
+            lambda total, a: total.at[blocks.memory].add(a.astype(total.dtype), mode="drop"),
+            of_weights,
+            of_chosen,
+        )
+        return of_weights, of_gate, of_inputs
+
+    sums = jax.tree.map(lambda w: jnp.zeros(w.shape, accumulator(w.dtype)), weights)
+    blocks = _Blocks.of(groups, gate, at_once)
+    slots = groups.slot_of.reshape(gate.shape)
+    sums, of_gate, of_x = _sum_by_token(step, sums, blocks, slots)
+    of_weights = jax.tree.map(lambda total, w: total.astype(w.dtype), sums, weights)
+    pairs = jnp.zeros(gate.size, of_gate.dtype)
+    of_gate = pairs.at[groups.pair_of].set(of_gate.reshape(-1), mode="drop").reshape(gate.shape)
+    return of_weights, of_gate, of_x.astype(x.dtype), None
+
+
+_mix.defvjp(_forward, _backward)
+
+
+def _sum_by_token(
+    step: Callable[[Any, _Blocks], tuple[Any, Any, Array]],
+    carry: Any,
+    blocks: _Blocks,
     slot_of: Int[Array, "top_k tokens"],
-    scale: Float[Array, "top_k tokens"],
-) -> Float[Array, "width tokens"]:
-    """`sum_k scale_kt rows[slot_of_kt]`, a tile of tokens at a time.
+) -> tuple[Any, Any, Float[Array, "width tokens"]]:
+    """A scan over blocks, and the sum of the rows that it gives for each token's slots.
 
-    With all tokens at once a CPU would gather column by column, in one loop with what follows.
+    A CPU adds rows where they belong, and never has those of all slots; on other devices, where
+    that would be slow or in no fixed order, each token gathers its own.
+
+    Args:
+      step: gives the carry, what is stacked, and rows [..., slots, width].
+      carry: what the first step takes.
+      blocks: what the steps take.
+      slot_of: slot of each pair.
+
+    Returns:
+      The last carry, what was stacked, and the sums.
     """
+    tokens = slot_of.shape[1]
+    if not on_cpu():
 
-    def tile(parts: tuple[Array, Array]) -> Array:
-        return sum(s[:, None] * _take(rows, at) for at, s in zip(*parts, strict=True))
+        def keep(carry: Any, blocks: _Blocks) -> tuple[Any, tuple[Any, Array]]:
+            carry, stacked, rows = step(carry, blocks)
+            return carry, (stacked, rows)
 
-    found = map_in_place(tile, (cut(slot_of), cut(scale)))
-    return found.reshape(-1, rows.shape[1])[: slot_of.shape[1]].T
+        carry, (stacked, rows) = scan_in_place(keep, carry, blocks)
+        rows = rows.reshape(-1, rows.shape[-1])
+        return carry, stacked, jnp.sum(_take(rows, slot_of), 0).T
+
+    def add(state: tuple[Any, Array], blocks: _Blocks) -> tuple[tuple[Any, Array], Any]:
+        carry, total = state
+        carry, stacked, rows = step(carry, blocks)
+        return (carry, total.at[blocks.token].add(rows, mode="drop")), stacked
+
+    first = jax.tree.map(lambda x: x[0], blocks)
+    like = jax.eval_shape(lambda: step(carry, first)[2])
+    total = jnp.zeros((tokens, like.shape[-1]), like.dtype)
+    (carry, total), stacked = scan_in_place(add, (carry, total), blocks)
+    return carry, stacked, total.T
 
 
-def _take(rows: Array, index: Array) -> Array:
-    """`rows[index]`, with zeros where that is out of range."""
-    return jnp.take(rows, index, axis=0, mode="fill", fill_value=0)
+def _take(rows: Array, index: Array, fill: Any = 0) -> Array:
+    """`rows[index]`, with `fill` where that is out of range."""
+    return jnp.take(rows, index, axis=0, mode="fill", fill_value=fill)

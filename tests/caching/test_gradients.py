@@ -32,13 +32,12 @@ SAMPLE = [
     [
         (Case("linear", "ssc"), "recurrent"),
         (Case("titans", "residual", gate="none"), "decode"),
-        (Case("linear", "grm", "logarithmic"), "chunked"),
         (Case("dla", "none", gate="none"), "chunked"),
     ],
     ids=str,
 )
 def test_forward_mode(case, implementation, x64):
-    """Where no read has a gradient of its own."""
+    """Where neither gates nor reads have a gradient of their own."""
     inputs = cast(make_inputs(case, 14), jnp.float64)
 
     def output(q):

@@ -4,14 +4,15 @@ import jax.numpy as jnp
 
 from mc_jax.kernels.causal_tiles import TILES, seen_memories, sum_over_memories
 from mc_jax.kernels.gates import Router, Scores, read_gates, visible_memories
-from mc_jax.kernels.linear_read.one_matrix import pull_matrix, read_matrix
+from mc_jax.kernels.linear_read.one_matrix import pull_matrix, pull_rows, read_matrix, read_rows
 from mc_jax.kernels.linear_read.small_matrices import read_small_matrices, worth_it
-from mc_jax.kernels.selected_memories import read_selected, worth_selecting
+from mc_jax.kernels.selected_memories import RowRead, read_selected, worth_selecting
 from mc_jax.typing import Array, Float, Int
 
 # Tokens of a tile on a CPU where there are many: XLA shares a product among the cores from about
 # 2**23 multiplications, which are 2,048 tokens of a matrix 64 wide, however many heads it has.
 SHARED_TILE, SHARED_WIDTH = 2048, 64
+ROWS = RowRead(read_rows, pull_rows)
 
 
 def xla(
@@ -27,7 +28,7 @@ def xla(
     visible = visible_memories(weights.shape[0], tokens, segment_len, first_segment)
     seen, on_average = seen_memories(weights.shape[0], tokens, segment_len, first_segment)
     if router is not None and worth_selecting(top_k, on_average, tokens):
-        y, own = read_selected(read_matrix, weights[:seen], router, visible, q, top_k, pull_matrix)
+        y, own = read_selected(ROWS, weights[:seen], router, visible, q, top_k)
         return y.astype(q.dtype), own
     own, gate = read_gates(router, visible, top_k, q.dtype)
     if not seen:
