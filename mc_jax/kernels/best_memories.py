@@ -54,9 +54,9 @@ def _backward(top_k: int, saved: tuple, cotangents: tuple[Array, Array]) -> tupl
     every = jnp.arange(descriptors.shape[0])[:, None]
 
     def tile(total: Array, u: Array, memory: Array, of_best: Array) -> tuple[Array, list[Array]]:
-        of_logits = sum(
-            jnp.where(every == m, of_m, 0) for m, of_m in zip(memory, of_best, strict=True)
-        )
+        of_logits = jnp.zeros((descriptors.shape[0], u.shape[1]), of_best.dtype)
+        for m, of_m in zip(memory, of_best, strict=True):
+            of_logits = jnp.where(every == m, of_m, of_logits)
         of_u = (descriptors.T @ of_logits).astype(u.dtype)
         return total + of_logits @ u.T.astype(descriptors.dtype), [of_u]
 
