@@ -57,6 +57,8 @@ def scan_tiles(
     """
     tokens = columns[0].shape[1]
     size = min(tokens, TILE) if on_cpu() else tokens
+    if size == tokens:
+        return step(carry, *columns)
     filled = [jnp.pad(x, ((0, 0), (0, -tokens % size))) for x in columns]
 
     def tiles(index: Any) -> list[Array]:
