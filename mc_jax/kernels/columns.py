@@ -1,4 +1,4 @@
-"""Sums and products of columns, one of each token, where XLA's own are slow on a CPU.
+"""Sums and products of columns, or rows, one of each token, where XLA's own are slow on a CPU.
 
 There XLA sums over rows with a stride, which takes thirty times as long as adding rows to rows (64
 rows of 32,768 tokens), and so it does in the gradients that JAX derives. Sums and products with a
@@ -15,7 +15,7 @@ from mc_jax.typing import Array, Float
 
 def column_sums(x: Float[Array, "rows tokens"]) -> Float[Array, " tokens"]:
     """`sum(x, 0)`; on a CPU half of the rows are added to the other half, again and again."""
-    if not on_cpu():
+    if not on_cpu() or not len(x):
         return jnp.sum(x, 0)
     odd = []
     while len(x) > 1:
@@ -23,6 +23,13 @@ def column_sums(x: Float[Array, "rows tokens"]) -> Float[Array, " tokens"]:
         odd += [x[-1]] * (len(x) % 2)
         x = x[:half] + x[half : 2 * half]
     return sum(odd, x[0])
+
+
+def row_sums(x: Float[Array, "slots width"]) -> Float[Array, " slots"]:
+    """`sum(x, 1)`; on a CPU a product with ones."""
+    if not on_cpu():
+        return jnp.sum(x, 1)
+    return x @ jnp.ones(x.shape[1], x.dtype)
 
 
 @jax.custom_vjp

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from mc_jax.kernels import columns, in_place
-from mc_jax.kernels.columns import column_sums, inner, scaled
+from mc_jax.kernels.columns import column_sums, inner, row_sums, scaled
 from mc_jax.kernels.gates import softmax_beside
 from tests.kernels.reads import TOLERANCE, assert_close, heads_and_sequences
 
@@ -27,15 +27,21 @@ def run(function, args, cotangent):
     return y, back(cotangent)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, 7, 64, 96, 127])
+@pytest.mark.parametrize("rows", [0, 1, 2, 3, 7, 64, 96, 127])
 def test_column_sums(rows):
     args, cotangent = (numbers(0, rows, 20),), numbers(1, 20)
     expected = run(lambda x: jnp.sum(x, 0), args, cotangent)
     assert_close(run(column_sums, args, cotangent), expected, TOLERANCE[jnp.float32])
 
 
+def test_row_sums():
+    args, cotangent = (numbers(0, 20, 7),), numbers(1, 20)
+    expected = run(lambda x: jnp.sum(x, 1), args, cotangent)
+    assert_close(run(row_sums, args, cotangent), expected, TOLERANCE[jnp.float32])
+
+
 @pytest.mark.parametrize("tokens", [1, 8, 21])
-@pytest.mark.parametrize("rows", [1, 6, 16])
+@pytest.mark.parametrize("rows", [0, 1, 6, 16])
 def test_inner(rows, tokens):
     args = numbers(0, rows, tokens), numbers(1, rows, tokens)
     cotangent = numbers(2, tokens)
@@ -59,11 +65,12 @@ def test_heads_and_sequences_by_vmap():
     assert_close(found, jnp.sum(args[0] * args[1], 2), TOLERANCE[jnp.float32])
 
 
-def test_softmax_and_its_gradient():
-    """Also of tokens that see no memory, and of one whose memory takes all."""
-    online, cached = numbers(0, 21), 3 * numbers(1, 9, 21)
-    cached = cached.at[:, 2].set(-jnp.inf).at[4:, 3].set(-jnp.inf).at[1, 4].set(1e4)
-    cotangent = numbers(2, 21), numbers(3, 9, 21)
+@pytest.mark.parametrize("memories", [0, 9])
+def test_softmax_and_its_gradient(memories):
+    """Also without memories, of a token that sees none, and of one whose memory takes all."""
+    online, cached = numbers(0, 21), 3 * numbers(1, memories, 21)
+    cached = cached.at[:, 2].set(-jnp.inf).at[4:, 3].set(-jnp.inf).at[1:2, 4].set(1e4)
+    cotangent = numbers(2, 21), numbers(3, memories, 21)
 
     def at_once(online, cached):
         gates = jax.nn.softmax(jnp.concatenate([online[None], cached]), 0)

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from mc_jax.kernels.columns import column_sums
+from mc_jax.kernels.columns import column_sums, row_sums
 from mc_jax.memory.network import matmul
 from mc_jax.typing import Array, Float
 
@@ -40,4 +40,4 @@ def pull_rows(
     of_weights = jnp.einsum(
         "so,si->oi", (gates * cotangent).astype(x.dtype), x, preferred_element_type=through.dtype
     )
-    return of_weights, jnp.matmul(through * x, jnp.ones(x.shape[1], through.dtype)), gates * through
+    return of_weights, row_sums(through * x), gates * through
