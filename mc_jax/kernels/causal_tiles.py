@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from mc_jax.kernels.chips import on_cpu
-from mc_jax.kernels.columns import column_sums
+from mc_jax.kernels.columns import tile_sums
 from mc_jax.memory.network import accumulator
 from mc_jax.typing import Array, Float, Int
 
@@ -80,7 +80,7 @@ def pull_through(read: Read) -> Pull:
     def pull(weights: Any, gate: Array, x: Array, cotangent: Array) -> tuple[Any, Array, Array]:
         y, back = jax.vjp(read, weights, x)
         of_weights, of_x = back((gate * cotangent).astype(y.dtype))
-        return of_weights, column_sums(y * cotangent), of_x
+        return of_weights, tile_sums(y * cotangent), of_x
 
     return pull
 

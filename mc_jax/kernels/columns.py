@@ -1,9 +1,11 @@
 """Sums and products of columns, or rows, one of each token, where XLA's own are slow on a CPU.
 
-There XLA sums over rows with a stride, which takes thirty times as long as adding rows to rows (64
-rows of 32,768 tokens), and so it does in the gradients that JAX derives. Sums and products with a
-scale are each other's gradients; both are written here, a tile of tokens at a time.
+There XLA sums over rows with a stride, which in long rows takes thirty times as long as adding rows
+to rows (64 rows of 32,768 tokens), and so it does in the gradients that JAX derives. Sums and
+products with a scale are each other's gradients; both are written here.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +14,17 @@ from mc_jax.kernels.chips import on_cpu
 from mc_jax.kernels.in_place import scan_tiles
 from mc_jax.typing import Array, Float
 
+# Most tokens that XLA sums as fast in one piece.
+WHOLE = 8192
+
 
 def column_sums(x: Float[Array, "rows tokens"]) -> Float[Array, " tokens"]:
-    """`sum(x, 0)`; on a CPU half of the rows are added to the other half, again and again."""
+    """`sum(x, 0)`."""
+    return _sums(lambda x: x, x)
+
+
+def tile_sums(x: Float[Array, "rows tokens"]) -> Float[Array, " tokens"]:
+    """`sum(x, 0)` of a tile; on a CPU half of its rows are added to the other half, repeatedly."""
     if not on_cpu() or not len(x):
         return jnp.sum(x, 0)
     odd = []
@@ -37,11 +47,7 @@ def inner(
     a: Float[Array, "rows tokens"], b: Float[Array, "rows tokens"]
 ) -> Float[Array, " tokens"]:
     """`<a_t, b_t>` of every token, of two arrays of one type."""
-
-    def tile(_: None, a: Array, b: Array) -> tuple[None, list[Array]]:
-        return None, [column_sums(a * b)[None]]
-
-    return scan_tiles(tile, None, a, b)[1][0][0]
+    return _sums(jnp.multiply, a, b)
 
 
 inner.defvjp(lambda a, b: (inner(a, b), (a, b)), lambda ab, dy: (dy * ab[1], dy * ab[0]))
@@ -61,3 +67,14 @@ def _scaled_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Arra
 
 
 scaled.defvjp(lambda scale, x: (scaled(scale, x), (scale, x)), _scaled_backward)
+
+
+def _sums(function: Callable[..., Array], *columns: Array) -> Array:
+    """Sums over the rows of what a function of columns gives."""
+    if columns[0].shape[1] <= WHOLE:
+        return jnp.sum(function(*columns), 0)
+
+    def tile(_: None, *columns: Array) -> tuple[None, list[Array]]:
+        return None, [tile_sums(function(*columns))[None]]
+
+    return scan_tiles(tile, None, *columns)[1][0][0]

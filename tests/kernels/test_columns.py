@@ -5,15 +5,16 @@ import jax.numpy as jnp
 import pytest
 
 from mc_jax.kernels import columns, in_place
-from mc_jax.kernels.columns import column_sums, inner, row_sums, scaled
+from mc_jax.kernels.columns import column_sums, inner, row_sums, scaled, tile_sums
 from mc_jax.kernels.gates import softmax_beside
 from tests.kernels.reads import TOLERANCE, assert_close, heads_and_sequences
 
 
 @pytest.fixture(params=[True, False], autouse=True)
 def device(request, monkeypatch):
-    """Tiles of 8 tokens, as on a CPU, and one tile, as elsewhere."""
+    """Tiles of 8 tokens, as of long sequences on a CPU, and one tile, as elsewhere."""
     monkeypatch.setattr(in_place, "TILE", 8)
+    monkeypatch.setattr(columns, "WHOLE", 8)
     for module in (columns, in_place):
         monkeypatch.setattr(module, "on_cpu", lambda: request.param)
 
@@ -27,11 +28,12 @@ def run(function, args, cotangent):
     return y, back(cotangent)
 
 
+@pytest.mark.parametrize("sums", [column_sums, tile_sums])
 @pytest.mark.parametrize("rows", [0, 1, 2, 3, 7, 64, 96, 127])
-def test_column_sums(rows):
+def test_column_sums(rows, sums):
     args, cotangent = (numbers(0, rows, 20),), numbers(1, 20)
     expected = run(lambda x: jnp.sum(x, 0), args, cotangent)
-    assert_close(run(column_sums, args, cotangent), expected, TOLERANCE[jnp.float32])
+    assert_close(run(sums, args, cotangent), expected, TOLERANCE[jnp.float32])
 
 
 def test_row_sums():

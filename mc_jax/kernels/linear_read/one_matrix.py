@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from mc_jax.kernels.columns import column_sums, row_sums
+from mc_jax.kernels.columns import row_sums, tile_sums
 from mc_jax.memory.network import matmul
 from mc_jax.typing import Array, Float
 
@@ -20,7 +20,7 @@ def pull_matrix(
 ) -> tuple[Array, Array, Array]:
     """See `Pull`: one product serves gates and inputs, since reads are linear in the inputs."""
     through = matmul(weights.T, cotangent, x.dtype)
-    return matmul(gate * cotangent, x.T, x.dtype), column_sums(through * x), gate * through
+    return matmul(gate * cotangent, x.T, x.dtype), tile_sums(through * x), gate * through
 
 
 def read_rows(weights: Float[Array, "out in"], x: Float[Array, "slots in"]) -> Array:
