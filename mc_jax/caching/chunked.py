@@ -19,7 +19,7 @@ from mc_jax.caching.kernels import read_kernel
 from mc_jax.caching.options import Options
 from mc_jax.caching.read import mixes_maps, read_and_mix, read_mixed_maps
 from mc_jax.caching.readers import Asked, reader
-from mc_jax.caching.router import RunningMean, router_queries
+from mc_jax.caching.router import RunningKeys, RunningMean, router_queries
 from mc_jax.caching.running_sums import running_sums
 from mc_jax.caching.segments import Grid
 from mc_jax.caching.write import write_segments
@@ -41,7 +41,7 @@ class Keys(NamedTuple):
       means: mean key of each segment, if it is complete [segments, head_dim].
     """
 
-    own: RunningMean
+    own: RunningMean | RunningKeys
     sums: Array
     means: Array
 
@@ -126,7 +126,8 @@ def chunked(
                 features, online = online, lambda name, x: features
             compressed = Compressed([on_kernel.ends], [on_kernel.final], online)
     with jax.named_scope("store"):
-        keys = _summarise(grid, options.pooled_of(k, v), cache) if options.routed else None
+        pooled = options.pooled_of(k, v)
+        keys = _summarise(grid, pooled, cache, kernel) if options.routed else None
         stored = _store(rule, grid, compressed.ends, keys, cache, q.dtype)
     q = grid.place(q)
     with jax.named_scope("gate"):
@@ -187,18 +188,25 @@ def _or_zero(rows: Array) -> Array:
     return jnp.concatenate([rows, jnp.zeros_like(rows[:1])])
 
 
-def _summarise(grid: Grid, k: Array, cache: Cache) -> Keys:
+def _summarise(grid: Grid, k: Array, cache: Cache, kernel: str | None) -> Keys:
     """Running sums and means of the keys, segment by segment (eqs. 10 and 16)."""
     assert cache.key_sum is not None
+    dtype = cache.key_sum.dtype
     keys = grid.place(k)
     if grid.count is not None:
         keys = jnp.where(grid.valid, keys, 0)
-    sums = running_sums(grid.by_segment(keys), cache.key_sum.dtype)
-    if not grid.fresh:
-        sums = sums.at[:, 0].add(cache.key_sum[:, None])
-    counts = jnp.tile(jnp.arange(1, grid.block_len + 1, dtype=sums.dtype), grid.segments)
-    totals = sums[:, :, -1].T
-    own = RunningMean(sums.reshape(k.shape[0], -1), counts)
+    by_segment = grid.by_segment(keys)
+    counts = jnp.tile(jnp.arange(1, grid.block_len + 1, dtype=dtype), grid.segments)
+    own: RunningMean | RunningKeys
+    if grid.fresh and runs_triton(kernel, unsupported(grid.block_len, k.shape[0], k.dtype)):
+        totals = jnp.sum(by_segment, -1, dtype=dtype).T
+        own = RunningKeys(keys, counts, grid.block_len)
+    else:
+        sums = running_sums(by_segment, dtype)
+        if not grid.fresh:
+            sums = sums.at[:, 0].add(cache.key_sum[:, None])
+        totals = sums[:, :, -1].T
+        own = RunningMean(sums.reshape(k.shape[0], -1), counts)
     return Keys(own, totals, totals / grid.block_len)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from mc_jax.caching.blocks import block_gates, select
 from mc_jax.caching.read import BlockReader, LevelReader, Reader, RunReader, SharedReader
 from mc_jax.caching.ring import ring_reader
-from mc_jax.caching.router import RunningMean, gate_logits, gate_weights, route
+from mc_jax.caching.router import RunningKeys, RunningMean, gate_logits, gate_weights, route
 from mc_jax.caching.segments import Grid, visible_slots
 from mc_jax.kernels.gates import Router, Scores
 from mc_jax.memory.network import accumulator
@@ -30,7 +30,7 @@ class Asked(NamedTuple):
     grid: Grid
     q: Float[Array, "head_dim tokens"]
     u: Array | None
-    own: RunningMean | None
+    own: RunningMean | RunningKeys | None
     first: Float[Array, "head_dim blocks"] | None
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from mc_jax.caching.options import Options
+from mc_jax.kernels.chunk_read import segment_scores
 from mc_jax.kernels.columns import inner
 from mc_jax.kernels.gates import softmax_gates
 from mc_jax.typing import Array, Bool, Float, Int
@@ -23,12 +24,34 @@ class RunningMean(NamedTuple):
     sums: Float[Array, "head_dim tokens"]
     counts: Array
 
+    def scores(self, router: Float[Array, "head_dim tokens"]) -> Float[Array, " tokens"]:
+        """The online memory's logits."""
+        return inner(router, self.sums) / self.counts
+
+
+class RunningKeys(NamedTuple):
+    """The same mean as a GPU's kernel takes it, which writes no sums.
+
+    Attributes:
+      keys: of whole segments.
+      counts: as above, of their type the logits are.
+      segment_len: tokens of a segment.
+    """
+
+    keys: Float[Array, "head_dim tokens"]
+    counts: Array
+    segment_len: int
+
+    def scores(self, router: Float[Array, "head_dim tokens"]) -> Float[Array, " tokens"]:
+        """The online memory's logits; router queries are read in the type of the keys."""
+        return segment_scores(router.T, self.keys.T, self.segment_len) / self.counts
+
 
 def gate_logits(
     options: Options,
     u: Array | None,
     q: Float[Array, "head_dim tokens"],
-    own: RunningMean | None,
+    own: RunningMean | RunningKeys | None,
     descriptors: Array | None,
     distance: Int[Array, "memories tokens"],
 ) -> tuple[Float[Array, " tokens"], Float[Array, "memories tokens"]]:
@@ -59,11 +82,11 @@ def route(
     options: Options,
     u: Array | None,
     q: Float[Array, "head_dim tokens"],
-    own: RunningMean,
+    own: RunningMean | RunningKeys,
 ) -> tuple[Float[Array, "head_dim tokens"], Float[Array, " tokens"]]:
     """Router queries, and with them the logits of the online memory; arguments as above."""
-    router = router_queries(options, u, q, own.sums.dtype)
-    return router, inner(router, own.sums) / own.counts
+    router = router_queries(options, u, q, own.counts.dtype)
+    return router, own.scores(router)
 
 
 def router_queries(

@@ -130,6 +130,19 @@ def matmul(a: Array, b: Array, dtype: jnp.dtype) -> Array:
     return jnp.matmul(a.astype(dtype), b.astype(dtype), preferred_element_type=accumulator(dtype))
 
 
+@jax.custom_jvp
+def narrow_matmul(a: Array, b: Array) -> Array:
+    """As `matmul` of two arrays of one type, in which their gradients are multiplied, too."""
+    return matmul(a, b, a.dtype)
+
+
+@narrow_matmul.defjvp
+def _narrow_tangent(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple:
+    (a, b), (da, db) = primals, tangents
+    # In their type, so that the way back is: a float32 gradient would make its products float32's.
+    return narrow_matmul(a, b), (da @ b + a @ db).astype(accumulator(a.dtype))
+
+
 def accumulator(dtype: jnp.dtype) -> jnp.dtype:
     """The type of states and sums beside inputs of `dtype`: float32, or float64 under x64."""
     return jnp.promote_types(dtype, jnp.float32)

@@ -12,7 +12,7 @@ from jax import lax
 
 from mc_jax.kernels.chips import on_gpu
 from mc_jax.memory.chunk import Chunk, EndCoefficients, Factors
-from mc_jax.memory.network import matmul
+from mc_jax.memory.network import narrow_matmul
 from mc_jax.memory.rule import Rule, State, chunk_step, select
 from mc_jax.typing import Array, Float
 
@@ -119,8 +119,8 @@ def sum_segments(rule: Rule, params: Any, state: State, inputs: Inputs) -> Writt
     def ends_of(name: str, start: Array) -> Array:
         # Tokens in rows, as the kernels of a GPU leave them.
         inputs, delta = (x[name].swapaxes(1, 2) for x in (factors.inputs, factors.delta))
-        delta = delta * -flat.end.grads[..., None]
-        writes = matmul(delta.swapaxes(1, 2), inputs, flat.k.dtype)
+        delta = (delta * -flat.end.grads[..., None]).astype(inputs.dtype)
+        writes = narrow_matmul(delta.swapaxes(1, 2), inputs)
         return decayed_sums(flat.end.log_decay, writes, start)
 
     weights = {name: ends_of(name, start) for name, start in state.weights._asdict().items()}

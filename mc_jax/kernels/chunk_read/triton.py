@@ -23,9 +23,9 @@ from mc_jax.kernels.triton import no_triton
 from mc_jax.typing import Array, Float
 
 F32 = jnp.float32
-# The most tokens of a block.
-TOKENS = 128
-PARAMS = plgpu.CompilerParams(num_warps=8, num_stages=2)
+# The most tokens of a block; small programs, of which several run beside each other, are faster.
+TOKENS = 64
+PARAMS = plgpu.CompilerParams(num_warps=4, num_stages=2)
 
 
 class Call(NamedTuple):
@@ -70,14 +70,14 @@ def unsupported(chunk_len: int, head_dim: int, dtype: jnp.dtype) -> str | None:
     reason = no_triton(dtype, head_dim)
     if reason:
         return reason
-    if chunk_len not in (16, 32, 64) and chunk_len % TOKENS:
-        return f"on a GPU the kernel takes chunks of 16, 32, 64 or n times 128, not {chunk_len}"
+    if chunk_len not in (16, 32) and chunk_len % TOKENS:
+        return f"on a GPU the kernel takes chunks of 16, 32 or n times {TOKENS}, not {chunk_len}"
     return None
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _read(call: Call, q: Array, k: Array, v: Array, log_decay: Array, states: Array) -> Array:
-    return _by_block(_forward, call, (q,), (k, v, log_decay), states, (q,))[0]
+    return by_block(_forward, call, (q,), (k, v, log_decay), states, (q,))[0]
 
 
 def _read_forward(call: Call, *inputs: Array) -> tuple[Array, Any]:
@@ -86,8 +86,8 @@ def _read_forward(call: Call, *inputs: Array) -> tuple[Array, Any]:
 
 def _read_backward(call: Call, inputs: Any, dy: Array) -> tuple[Array, ...]:
     q, k, v, log_decay, states = inputs
-    dq, up = _by_block(_queries, call, (q, dy), (k, v, log_decay), states, (q, log_decay))
-    dk, dv, down = _by_block(_keys, call, (k, v), (q, dy, log_decay), None, (k, v, log_decay))
+    dq, up = by_block(_queries, call, (q, dy), (k, v, log_decay), states, (q, log_decay))
+    dk, dv, down = by_block(_keys, call, (k, v), (q, dy, log_decay), None, (k, v, log_decay))
     weighted = (dy * jnp.exp(log_decay)[:, None]).astype(q.dtype)
     dstates = jnp.einsum(
         "cto,cti->coi",
@@ -100,7 +100,7 @@ def _read_backward(call: Call, inputs: Any, dy: Array) -> tuple[Array, ...]:
 _read.defvjp(_read_forward, _read_backward)
 
 
-def _by_block(
+def by_block(
     kernel: Any,
     call: Call,
     own: tuple[Array, ...],

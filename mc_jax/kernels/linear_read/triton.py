@@ -23,6 +23,10 @@ F32 = jnp.float32
 # Tokens of a block. Eight warps share its product with a matrix of 128 x 128.
 TOKENS = 128
 PARAMS = plgpu.CompilerParams(num_warps=8, num_stages=3)
+# On the way back, where products are summed before they are added up, smaller programs hide each
+# other's sums.
+TOKENS_BACK = 64
+PARAMS_BACK = plgpu.CompilerParams(num_warps=4, num_stages=3)
 
 
 class Call(NamedTuple):
@@ -69,7 +73,7 @@ def mix(
 def _mix(call: Call, first: Array, weights: Array, gate: Array, x: Array) -> Array:
     """Outputs [tokens, out] for inputs [tokens, in]."""
     out = jax.ShapeDtypeStruct((x.shape[0], weights.shape[1]), x.dtype)
-    return _by_tokens(_forward, call, first, weights, gate, (x,), (out,))[0]
+    return _by_tokens(_forward, TOKENS, PARAMS, call, first, weights, gate, (x,), (out,))[0]
 
 
 def _mix_forward(call: Call, *inputs: Array) -> tuple[Array, Any]:
@@ -79,7 +83,9 @@ def _mix_forward(call: Call, *inputs: Array) -> tuple[Array, Any]:
 def _mix_backward(call: Call, inputs: Any, dy: Array) -> tuple:
     first, weights, gate, x = inputs
     # As in the forward pass, a product's left side is weighted in registers.
-    dx, dgate = _by_tokens(_backward, call, first, weights, gate, (x, dy), (x, gate))
+    dx, dgate = _by_tokens(
+        _backward, TOKENS_BACK, PARAMS_BACK, call, first, weights, gate, (x, dy), (x, gate)
+    )
     return None, _weights_gradient(call, first, weights, gate, x, dy), dgate, dx
 
 
@@ -88,6 +94,8 @@ _mix.defvjp(_mix_forward, _mix_backward)
 
 def _by_tokens(
     kernel: Any,
+    size: int,
+    params: plgpu.CompilerParams,
     call: Call,
     first: Array,
     weights: Array,
@@ -99,6 +107,8 @@ def _by_tokens(
 
     Args:
       kernel: what a program does.
+      size: tokens of a block.
+      params: how a program is compiled.
       call: static facts.
       first: segment of the first token [1].
       weights: matrices.
@@ -107,12 +117,12 @@ def _by_tokens(
       outputs: shaped as `gate` or as an array of tokens.
     """
     memories, tokens = gate.shape
-    blocks = tokens // TOKENS
+    blocks = tokens // size
 
     def block(x: Any) -> pl.BlockSpec:
         if x.shape == gate.shape:
-            return pl.BlockSpec((memories, TOKENS), lambda b: (0, blocks - 1 - b))
-        return pl.BlockSpec((TOKENS, x.shape[1]), lambda b: (blocks - 1 - b, 0))
+            return pl.BlockSpec((memories, size), lambda b: (0, blocks - 1 - b))
+        return pl.BlockSpec((size, x.shape[1]), lambda b: (blocks - 1 - b, 0))
 
     return pl.pallas_call(
         functools.partial(kernel, call, blocks),
@@ -120,16 +130,16 @@ def _by_tokens(
         in_specs=[whole(first), whole(weights), block(gate), *map(block, rows)],
         out_specs=[block(x) for x in outputs],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs],
-        compiler_params=PARAMS,
+        compiler_params=params,
         interpret=call.interpret,
         name="linear_read" + kernel.__name__,
     )(first, weights, gate, *rows)
 
 
-def _seen(call: Call, blocks: int, first: Any, memories: int) -> Array:
+def _seen(call: Call, blocks: int, first: Any, memories: int, tokens: int) -> Array:
     """How many memories, from the first on, some token of a program's block sees."""
     block = blocks - 1 - pl.program_id(0)
-    last = jnp.minimum((block + 1) * TOKENS, call.length) - 1
+    last = jnp.minimum((block + 1) * tokens, call.length) - 1
     return jnp.clip(first[0] + lax.div(last, call.segment_len), 0, memories)
 
 
@@ -141,7 +151,8 @@ def _forward(call: Call, blocks: int, first: Any, weights: Any, gate: Any, x: An
         return y + contract(_weighted(gate[i], inputs), weights[i], (1, 1))
 
     start = jnp.zeros(y.shape, F32)
-    y[...] = lax.fori_loop(0, _seen(call, blocks, first, gate.shape[0]), add, start).astype(y.dtype)
+    seen = _seen(call, blocks, first, *gate.shape)
+    y[...] = lax.fori_loop(0, seen, add, start).astype(y.dtype)
 
 
 def _weighted(gate: Array, rows: Array) -> Array:
@@ -161,13 +172,13 @@ def _backward(
     dgate: Any,
 ) -> None:
     """`z_i = dy W_i`, of which `dgate_i = <x, z_i>` and `dx = sum_i gate_i z_i`."""
-    inputs, gradients = x[...].astype(F32), dy[...]
-    memories = gate.shape[0]
-    seen = _seen(call, blocks, first, memories)
+    inputs, gradients = x[...], dy[...]
+    memories, tokens = gate.shape
+    seen = _seen(call, blocks, first, memories, tokens)
 
     def add(i: Array, total: Array) -> Array:
         z = contract(gradients, weights[i], (1, 0))
-        dgate[i] = jnp.sum(z * inputs, 1).astype(dgate.dtype)
+        dgate[i] = jnp.sum(z * inputs.astype(F32), 1).astype(dgate.dtype)
         return total + gate[i][:, None] * z
 
     total = lax.fori_loop(0, seen, add, jnp.zeros(x.shape, F32))
@@ -175,7 +186,7 @@ def _backward(
 
     @pl.loop(seen, memories)
     def _(i: Array) -> None:
-        dgate[i] = jnp.zeros(TOKENS, dgate.dtype)
+        dgate[i] = jnp.zeros(tokens, dgate.dtype)
 
 
 def _weights_gradient(

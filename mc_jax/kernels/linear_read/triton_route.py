@@ -216,12 +216,15 @@ def _dense(dlogits: Any, memory: Any, columns: pl.Slice, start: Array) -> Array:
 
 
 def _queries_gradient(dlogits: Any, memory: Any, descriptors: Any, du: Any) -> None:
-    def add(b: Array, total: Array) -> Array:
-        dense = _dense(dlogits, memory, pl.ds(0, TOKENS), b * MEMORIES)
-        return total + contract(dense, descriptors[pl.ds(b * MEMORIES, MEMORIES), :], (1, 0))
-
-    blocks = descriptors.shape[0] // MEMORIES
-    du[...] = lax.fori_loop(0, blocks, add, jnp.zeros(du.shape, F32)).astype(du.dtype)
+    """`du = sum_j dlogit_j descriptor_{memory_j}`; the table is small enough to gather from."""
+    last = descriptors.shape[0] - 1
+    total = jnp.zeros(du.shape, F32)
+    for i in range(dlogits.shape[0]):
+        gradient, which = dlogits[i, :], memory[i, :]
+        rows = descriptors[jnp.minimum(which, last), :].astype(F32)
+        # What a token does not read may hold anything.
+        total += jnp.where((gradient != 0)[:, None], gradient[:, None] * rows, 0)
+    du[...] = total.astype(du.dtype)
 
 
 def _descriptors_gradient(runs: int, dlogits: Any, memory: Any, u: Any, part: Any) -> None:

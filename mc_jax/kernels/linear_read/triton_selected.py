@@ -5,7 +5,7 @@ program takes a memory and the rows of the tokens that read it, wherever they li
 """
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,23 @@ from mc_jax.kernels.triton import whole
 from mc_jax.typing import Array, Float, Int
 
 F32 = jnp.float32
-# Pairs of a block, and programs that share those of a memory.
-PAIRS, PROGRAMS = 64, 4
+# Pairs of a block, and of a program at most.
+PAIRS, MOST_PAIRS = 64, 512
+PARAMS = plgpu.CompilerParams(num_warps=4, num_stages=2)
+
+
+class Shares(NamedTuple):
+    """What each program reads: pairs of one memory, so many at most that all take a similar time.
+
+    Attributes:
+      memory: whose pairs they are.
+      begin: the first of them, in the order of memories.
+      end: the one after the last; `begin` for a program that is not needed.
+    """
+
+    memory: Int[Array, " programs"]
+    begin: Int[Array, " programs"]
+    end: Int[Array, " programs"]
 
 
 def mix_selected(
@@ -42,17 +57,30 @@ def mix_selected(
     pairs = memory.reshape(-1)
     _, pair = lax.sort((pairs, jnp.arange(pairs.shape[0], dtype=jnp.int32)), num_keys=1)
     before = pairs < jnp.arange(weights.shape[0] + 1)[:, None]
-    bounds = jnp.sum(before, 1, dtype=jnp.int32)
+    shares = _shares(jnp.sum(before, 1, dtype=jnp.int32), pairs.shape[0])
     # The last block of a memory may reach beyond its pairs.
-    bounds, pair = keep(bounds, jnp.pad(pair, (0, PAIRS)))
+    *shares, pair = keep(*shares, jnp.pad(pair, (0, PAIRS)))
     read = pairs < weights.shape[0]
-    return _mix(interpret, bounds, pair, read, weights.astype(x.dtype), gate, x.T).T
+    return _mix(interpret, Shares(*shares), pair, read, weights.astype(x.dtype), gate, x.T).T
+
+
+def _shares(bounds: Int[Array, " memories_and_one"], pairs: int) -> Shares:
+    """Programs for all pairs, of which those of memory i are `bounds[i]` to `bounds[i + 1]`."""
+    memories = bounds.shape[0] - 1
+    programs = (bounds[1:] - bounds[:-1] + MOST_PAIRS - 1) // MOST_PAIRS
+    after = jnp.cumsum(programs)
+    program = jnp.arange(pairs // MOST_PAIRS + memories, dtype=jnp.int32)
+    memory = jnp.sum(program[:, None] >= after, 1, dtype=jnp.int32)
+    needed, memory = memory < memories, jnp.minimum(memory, memories - 1)
+    begin = bounds[memory] + (program - (after - programs)[memory]) * MOST_PAIRS
+    end = jnp.minimum(begin + MOST_PAIRS, bounds[memory + 1])
+    return Shares(memory, begin, jnp.where(needed, end, begin))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _mix(
     interpret: bool,
-    bounds: Array,
+    shares: Shares,
     pair: Array,
     read: Array,
     weights: Array,
@@ -63,7 +91,7 @@ def _mix(
 
     Args:
       interpret: run the kernels' steps on any device.
-      bounds: where each memory's pairs start, and the last one's end [memories + 1].
+      shares: which pairs each program reads.
       pair: sorted by memory; number j * tokens + t is token t's j-th [pairs + PAIRS].
       read: whether a pair reads anything [pairs].
       weights: matrices.
@@ -71,24 +99,29 @@ def _mix(
       x: inputs [tokens, in].
     """
     rows = jax.ShapeDtypeStruct((gate.size + 1, weights.shape[1]), x.dtype)
-    call = (interpret, PROGRAMS, bounds, pair, weights, gate.reshape(-1))
-    return _over_pairs(_by_memory(_forward, *call, (x,), (rows,))[0], read, x)
+    (y,) = _by_share(_forward, interpret, shares, pair, weights, gate, (x,), (rows,))
+    return _over_pairs(y, read, x)
 
 
-def _mix_forward(interpret: bool, *inputs: Array) -> tuple[Array, Any]:
+def _mix_forward(interpret: bool, *inputs: Any) -> tuple[Array, Any]:
     return _mix(interpret, *inputs), inputs
 
 
 def _mix_backward(interpret: bool, inputs: Any, dy: Array) -> tuple:
-    bounds, pair, read, weights, gate, x = inputs
+    shares, pair, read, weights, gate, x = inputs
+    memories, programs = weights.shape[0], shares.memory.shape[0]
     # The last row is where a block puts what is not of its memory.
     rows = jax.ShapeDtypeStruct((gate.size + 1, x.shape[1]), x.dtype)
     line = jax.ShapeDtypeStruct((gate.size + 1,), F32)
-    arrays = (bounds, pair, weights, gate.reshape(-1), (x, dy))
-    dx, dgate = _by_memory(_backward, interpret, PROGRAMS, *arrays, (rows, line))
-    (dweights,) = _by_memory(_gradient, interpret, 1, *arrays, (weights,))
+    parts = jax.ShapeDtypeStruct((programs, *weights.shape[1:]), x.dtype)
+    outputs = (rows, line, parts)
+    dx, dgate, parts = _by_share(
+        _backward, interpret, shares, pair, weights, gate, (x, dy), outputs
+    )
+    mine = (shares.memory == jnp.arange(memories)[:, None]).astype(parts.dtype)
+    dweights = jnp.einsum("mp,poi->moi", mine, parts, preferred_element_type=F32)
     dgate = jnp.where(read, dgate[:-1], 0).reshape(gate.shape).astype(gate.dtype)
-    return None, None, None, dweights, dgate, _over_pairs(dx, read, x)
+    return None, None, None, dweights.astype(weights.dtype), dgate, _over_pairs(dx, read, x)
 
 
 _mix.defvjp(_mix_forward, _mix_backward)
@@ -102,104 +135,99 @@ def _over_pairs(rows: Array, read: Array, like: Array) -> Array:
     return jnp.sum(rows, 0).astype(like.dtype)
 
 
-def _by_memory(
+def _by_share(
     kernel: Any,
     interpret: bool,
-    programs: int,
-    bounds: Array,
+    shares: Shares,
     pair: Array,
     weights: Array,
     gate: Array,
     rows: tuple[Array, ...],
     outputs: tuple[Any, ...],
 ) -> list[Array]:
-    """Programs for each memory, which share its pairs; outputs like `weights` are by memory."""
+    """A program for each share; outputs of three axes have one part a program."""
 
-    def one(x: Any) -> pl.BlockSpec:
-        return pl.BlockSpec((None, *x.shape[1:]), lambda i, _: (i, 0, 0))
+    def out(x: Any) -> pl.BlockSpec:
+        if x.ndim == 3:
+            return pl.BlockSpec((None, *x.shape[1:]), lambda p: (p, 0, 0))
+        return whole(x)
 
-    inputs = (bounds, pair, gate, *rows)
+    inputs = (*shares, pair, gate.reshape(-1), weights, *rows)
     return pl.pallas_call(
-        functools.partial(kernel, programs),
-        grid=(weights.shape[0], programs),
-        in_specs=[*map(whole, inputs), one(weights)],
-        out_specs=[one(x) if x.shape == weights.shape else whole(x) for x in outputs],
+        kernel,
+        grid=shares.memory.shape,
+        in_specs=[*map(whole, inputs)],
+        out_specs=[*map(out, outputs)],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs],
-        # Gathering waits for memory: of small programs several run beside each other.
-        compiler_params=plgpu.CompilerParams(num_warps=4 if programs > 1 else 8, num_stages=2),
+        compiler_params=PARAMS,
         interpret=interpret,
         name="linear_read_selected" + kernel.__name__,
-    )(*inputs, weights)
+    )(*inputs)
 
 
 def _each_block(
-    programs: int, bounds: Any, pair: Any, gate: Any, tokens: int, add: Any, start: Any
+    begin: Array, end: Array, pair: Any, gate: Any, tokens: int, add: Any, start: Any
 ) -> Any:
-    """Go over the blocks of the program's pairs: `add(target row, token, gate, carry)`."""
-    i, mine = pl.program_id(0), pl.program_id(1)
-    begin, end = bounds[i], bounds[i + 1]
-    blocks = pl.cdiv(end - begin, PAIRS)
+    """Go over the blocks of a program's pairs: `add(target row, token, gate, carry)`."""
+
+    def pairs_of(b: Array) -> Array:
+        return pair[pl.ds(jnp.minimum(begin + b * PAIRS, pair.shape[0] - PAIRS), PAIRS)]
+
+    def gates_of(b: Array, pairs: Array) -> tuple[Array, Array]:
+        there = begin + b * PAIRS + lax.broadcasted_iota(jnp.int32, (PAIRS,), 0) < end
+        return jnp.where(there, pairs, gate.shape[0]), jnp.where(there, gate[pairs], 0)
 
     def block(b: Array, carry: Any) -> Any:
-        at = begin + (mine + b * programs) * PAIRS
-        there = at + lax.broadcasted_iota(jnp.int32, (PAIRS,), 0) < end
-        pairs = pair[pl.ds(at, PAIRS)]
-        target = jnp.where(there, pairs, gate.shape[0])
-        return add(target, lax.rem(pairs, tokens), jnp.where(there, gate[pairs], 0), carry)
+        # What the next block starts from is fetched while this one is worked on.
+        total, pairs, target, gates = carry
+        after = pairs_of(b + 1)
+        total = add(target, lax.rem(pairs, tokens), gates, total)
+        return total, after, *gates_of(b + 1, after)
 
-    return lax.fori_loop(0, pl.cdiv(blocks - mine, programs), block, start)
+    zero = jnp.int32(0)
+    pairs = pairs_of(zero)
+    first = (start, pairs, *gates_of(zero, pairs))
+    return lax.fori_loop(0, pl.cdiv(end - begin, PAIRS), block, first)[0]
 
 
 def _forward(
-    programs: int, bounds: Any, pair: Any, gate: Any, x: Any, weights: Any, y: Any
+    memory: Any, begin: Any, end: Any, pair: Any, gate: Any, weights: Any, x: Any, y: Any
 ) -> None:
     """`y = gate W x`."""
-    matrix = weights[...]
+    mine = pl.program_id(0)
+    matrix = weights[memory[mine]]
 
     def add(target: Array, token: Array, gate: Array, carry: None) -> None:
         y[target, :] = (gate[:, None] * contract(x[token, :], matrix, (1, 1))).astype(y.dtype)
 
-    _each_block(programs, bounds, pair, gate, x.shape[0], add, None)
+    _each_block(begin[mine], end[mine], pair, gate, x.shape[0], add, None)
 
 
 def _backward(
-    programs: int,
-    bounds: Any,
+    memory: Any,
+    begin: Any,
+    end: Any,
     pair: Any,
     gate: Any,
+    weights: Any,
     x: Any,
     dy: Any,
-    weights: Any,
     dx: Any,
     dgate: Any,
-) -> None:
-    """With `z = dy W`: `dgate = <x, z>` and `dx = gate z`."""
-    matrix = weights[...]
-
-    def add(target: Array, token: Array, gate: Array, carry: None) -> None:
-        z = contract(dy[token, :], matrix, (1, 0))
-        dgate[target] = jnp.sum(z * x[token, :].astype(F32), 1)
-        dx[target, :] = (gate[:, None] * z).astype(dx.dtype)
-
-    _each_block(programs, bounds, pair, gate, x.shape[0], add, None)
-
-
-def _gradient(
-    programs: int,
-    bounds: Any,
-    pair: Any,
-    gate: Any,
-    x: Any,
-    dy: Any,
-    weights: Any,
     dweights: Any,
 ) -> None:
-    """`dW = sum gate dy xᵀ`."""
+    """With `z = dy W`: `dgate = <x, z>`, `dx = gate z` and a part of `dW = sum gate dy xᵀ`."""
+    mine = pl.program_id(0)
+    matrix = weights[memory[mine]]
 
     def add(target: Array, token: Array, gate: Array, total: Array) -> Array:
-        weighted = gate[:, None] * dy[token, :].astype(F32)
-        return total + contract(weighted.astype(dy.dtype), x[token, :], (0, 0))
+        gradients, inputs = dy[token, :], x[token, :]
+        z = contract(gradients, matrix, (1, 0))
+        dgate[target] = jnp.sum(z * inputs.astype(F32), 1)
+        dx[target, :] = (gate[:, None] * z).astype(dx.dtype)
+        weighted = (gate[:, None] * gradients.astype(F32)).astype(dy.dtype)
+        return total + contract(weighted, inputs, (0, 0))
 
     start = jnp.zeros(dweights.shape, F32)
-    total = _each_block(programs, bounds, pair, gate, x.shape[0], add, start)
+    total = _each_block(begin[mine], end[mine], pair, gate, x.shape[0], add, start)
     dweights[...] = total.astype(dweights.dtype)
