@@ -7,6 +7,7 @@ import pytest
 import mc_jax
 from mc_jax.caching.running_sums import running_sums
 from mc_jax.memory import LinearGates, SWLAGates
+from mc_jax.memory.network import narrow_matmul
 from mc_jax.memory.scan import decayed_sums
 from tests.kernels.gpu import imitated_gpu, lowered, on_a_gpu  # noqa: F401
 from tests.kernels.reads import assert_close
@@ -141,6 +142,23 @@ def test_decayed_sums_are_the_recurrence(chunks, forgets):
         return y, back(jnp.cos(jnp.arange(y.size)).reshape(y.shape))
 
     assert_close(run(decayed_sums), run(recurrence), 2e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_products_whose_gradients_are_in_their_type(dtype):
+    a, b = jax.random.normal(jax.random.key(3), (2, 4, 32, 32)).astype(dtype)
+    weights = jax.random.normal(jax.random.key(4), a.shape)
+
+    def run(form, a, b):
+        y, back = jax.vjp(form, a, b)
+        return y, back(weights)
+
+    exact = run(jnp.matmul, a.astype(jnp.float32), b.astype(jnp.float32))
+    assert_close(run(narrow_matmul, a, b), exact, 2e-5 if dtype == jnp.float32 else 1e-2)
+    program = jax.jit(jax.grad(lambda a: jnp.sum(weights * narrow_matmul(a, b)))).lower(a).as_text()
+    product = next(line for line in program.splitlines() if "dot_general" in line)
+    kind = "f32" if dtype == jnp.float32 else "bf16"
+    assert product.count(f"x{kind}>") == 3, "both factors and the product"
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

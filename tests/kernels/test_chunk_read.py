@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mc_jax.kernels.chunk_read import chunk_read, unsupported
+from mc_jax.kernels.chunk_read import chunk_read, segment_scores, unsupported
 from tests.kernels.gpu import lowered
 from tests.kernels.reads import TOLERANCE, assert_close
 
@@ -51,6 +51,23 @@ def test_decays_that_would_overflow():
     assert_close(actual, with_gradients(equation, args, dy), 2e-5)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("segments", "segment_len"), [(3, 16), (1, 64), (2, 192)])
+def test_scores_are_products_with_running_sums(segments, segment_len, dtype):
+    (u, k, *_), _ = inputs(segments, segment_len, dtype)
+    dy = jax.random.normal(jax.random.key(1), u.shape[:1])
+
+    def by_sums(u, k):
+        by_segment = k.reshape(segments, segment_len, -1)
+        return jnp.sum(u * jnp.cumsum(by_segment, 1).reshape(u.shape), 1)
+
+    exact = jax.tree.map(lambda x: x.astype(jnp.float32), (u, k))
+    options = {"segment_len": segment_len, "interpret": True}
+    actual = with_gradients(segment_scores, (u, k), dy, **options)
+    assert actual[0].dtype == jnp.float32
+    assert_close(actual, with_gradients(by_sums, exact, dy), TOLERANCE[dtype])
+
+
 def test_lowers_for_a_gpu():
     args, _ = inputs(2, 256, jnp.bfloat16, 128)
     assert unsupported(256, 128, jnp.bfloat16) is None
@@ -63,3 +80,10 @@ def test_lowers_for_a_gpu():
     program = lowered(jax.vmap(jax.grad(loss, (0, 1, 2, 3, 4))), *heads)
     assert "chunk_read_queries" in program
     assert "chunk_read_keys" in program
+
+    def scores(u, k):
+        return jnp.sum(segment_scores(u, k, 256))
+
+    program = lowered(jax.vmap(jax.grad(scores, (0, 1))), *heads[:2])
+    assert "chunk_read_score_queries" in program
+    assert "chunk_read_score_keys" in program

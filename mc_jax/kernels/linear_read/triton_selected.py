@@ -1,7 +1,8 @@
 """The read of few among many matrix memories on a GPU: Pallas kernels that lower through Triton.
 
 Each token reads `top_k` memories, one read a pair of token and memory. XLA sorts pairs by memory; a
-program takes a memory and the rows of the tokens that read it, wherever they lie.
+program takes some of those of one memory, and the rows of their tokens, wherever they lie. Memories
+that many tokens select have many programs.
 """
 
 import functools
@@ -21,7 +22,9 @@ from mc_jax.typing import Array, Float, Int
 F32 = jnp.float32
 # Pairs of a block, and of a program at most.
 PAIRS, MOST_PAIRS = 64, 512
+# Gathering waits for memory: of small programs several run beside each other.
 PARAMS = plgpu.CompilerParams(num_warps=4, num_stages=2)
+PARAMS_BACK = plgpu.CompilerParams(num_warps=8, num_stages=2)
 
 
 class Shares(NamedTuple):
@@ -59,9 +62,9 @@ def mix_selected(
     before = pairs < jnp.arange(weights.shape[0] + 1)[:, None]
     shares = _shares(jnp.sum(before, 1, dtype=jnp.int32), pairs.shape[0])
     # The last block of a memory may reach beyond its pairs.
-    *shares, pair = keep(*shares, jnp.pad(pair, (0, PAIRS)))
+    *kept, pair = keep(*shares, jnp.pad(pair, (0, PAIRS)))
     read = pairs < weights.shape[0]
-    return _mix(interpret, Shares(*shares), pair, read, weights.astype(x.dtype), gate, x.T).T
+    return _mix(interpret, Shares(*kept), pair, read, weights.astype(x.dtype), gate, x.T).T
 
 
 def _shares(bounds: Int[Array, " memories_and_one"], pairs: int) -> Shares:
@@ -99,7 +102,8 @@ def _mix(
       x: inputs [tokens, in].
     """
     rows = jax.ShapeDtypeStruct((gate.size + 1, weights.shape[1]), x.dtype)
-    (y,) = _by_share(_forward, interpret, shares, pair, weights, gate, (x,), (rows,))
+    inputs = (interpret, shares, pair, weights, gate, (x,))
+    (y,) = _by_share(_forward, PARAMS, *inputs, (rows,))
     return _over_pairs(y, read, x)
 
 
@@ -113,11 +117,9 @@ def _mix_backward(interpret: bool, inputs: Any, dy: Array) -> tuple:
     # The last row is where a block puts what is not of its memory.
     rows = jax.ShapeDtypeStruct((gate.size + 1, x.shape[1]), x.dtype)
     line = jax.ShapeDtypeStruct((gate.size + 1,), F32)
-    parts = jax.ShapeDtypeStruct((programs, *weights.shape[1:]), x.dtype)
-    outputs = (rows, line, parts)
-    dx, dgate, parts = _by_share(
-        _backward, interpret, shares, pair, weights, gate, (x, dy), outputs
-    )
+    part = jax.ShapeDtypeStruct((programs, *weights.shape[1:]), x.dtype)
+    arrays = (interpret, shares, pair, weights, gate, (x, dy))
+    dx, dgate, parts = _by_share(_backward, PARAMS_BACK, *arrays, (rows, line, part))
     mine = (shares.memory == jnp.arange(memories)[:, None]).astype(parts.dtype)
     dweights = jnp.einsum("mp,poi->moi", mine, parts, preferred_element_type=F32)
     dgate = jnp.where(read, dgate[:-1], 0).reshape(gate.shape).astype(gate.dtype)
@@ -137,6 +139,7 @@ def _over_pairs(rows: Array, read: Array, like: Array) -> Array:
 
 def _by_share(
     kernel: Any,
+    params: plgpu.CompilerParams,
     interpret: bool,
     shares: Shares,
     pair: Array,
@@ -159,7 +162,7 @@ def _by_share(
         in_specs=[*map(whole, inputs)],
         out_specs=[*map(out, outputs)],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs],
-        compiler_params=PARAMS,
+        compiler_params=params,
         interpret=interpret,
         name="linear_read_selected" + kernel.__name__,
     )(*inputs)

@@ -6,7 +6,7 @@ import pytest
 
 from mc_jax.errors import InputError
 from mc_jax.kernels.gates import Router, Scores, selected_gates, visible_memories
-from mc_jax.kernels.linear_read import Config, linear_read, unsupported
+from mc_jax.kernels.linear_read import Config, linear_read, triton_selected, unsupported
 from mc_jax.kernels.linear_read.gpu import gpu
 from mc_jax.kernels.linear_read.reference import reference
 from mc_jax.kernels.linear_read.triton_route import select_memories
@@ -114,6 +114,30 @@ def test_selects_what_top_k_does(tokens, memories, segment_len, first_segment, t
     assert jnp.array_equal(actual[2], expected[2])
     assert_close(actual[:2], expected[:2], 2e-5)
     assert_close(actual_gradients, gradients, 1e-2)
+
+
+def test_pairs_of_a_popular_memory_are_shared(monkeypatch):
+    """A memory that all tokens read has several programs, one that few read a part of a block."""
+    monkeypatch.setattr(triton_selected, "PAIRS", 16)
+    monkeypatch.setattr(triton_selected, "MOST_PAIRS", 32)
+    keys = jax.random.split(jax.random.key(0), 4)
+    memories, tokens = 5, 150
+    weights = jax.random.normal(keys[0], (memories, 16, 16))
+    gate, x = jax.random.uniform(keys[1], (2, tokens)), jax.random.normal(keys[2], (16, tokens))
+    # Each token reads memory 3; a few memory 1 as well, the others nothing else.
+    second = jnp.where(jnp.arange(tokens) % 37 == 0, 1, memories)
+    memory = jnp.stack([jnp.full(tokens, 3), second])
+
+    def by_one_hot(weights, gate, x):
+        selected = jax.nn.one_hot(memory, memories, axis=1)
+        return jnp.einsum("jt,jmt,moi,it->ot", gate, selected, weights, x)
+
+    def run(form):
+        y, back = jax.vjp(form, weights, gate, x)
+        return y, back(jax.random.normal(keys[3], y.shape))
+
+    actual = run(lambda w, gate, x: triton_selected.mix_selected(w, gate, memory, x, True))
+    assert_close(actual, run(by_one_hot), 2e-5)
 
 
 def test_of_equal_scores_the_oldest_memories_are_selected():
