@@ -24,6 +24,11 @@ class RunningMean(NamedTuple):
     sums: Float[Array, "head_dim tokens"]
     counts: Array
 
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Type of the logits."""
+        return self.sums.dtype
+
     def scores(self, router: Float[Array, "head_dim tokens"]) -> Float[Array, " tokens"]:
         """The online memory's logits."""
         return inner(router, self.sums) / self.counts
@@ -34,13 +39,18 @@ class RunningKeys(NamedTuple):
 
     Attributes:
       keys: of whole segments.
-      counts: as above, of their type the logits are.
+      counts: as above, in the type of the logits.
       segment_len: tokens of a segment.
     """
 
     keys: Float[Array, "head_dim tokens"]
-    counts: Array
+    counts: Float[Array, " tokens"]
     segment_len: int
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Type of the logits."""
+        return self.counts.dtype
 
     def scores(self, router: Float[Array, "head_dim tokens"]) -> Float[Array, " tokens"]:
         """The online memory's logits; router queries are read in the type of the keys."""
@@ -85,7 +95,7 @@ def route(
     own: RunningMean | RunningKeys,
 ) -> tuple[Float[Array, "head_dim tokens"], Float[Array, " tokens"]]:
     """Router queries, and with them the logits of the online memory; arguments as above."""
-    router = router_queries(options, u, q, own.counts.dtype)
+    router = router_queries(options, u, q, own.dtype)
     return router, own.scores(router)
 
 
