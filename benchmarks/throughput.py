@@ -3,6 +3,7 @@
     python -m benchmarks.throughput                     # this machine, a size that suits it
     python -m benchmarks.throughput --size 350m         # a GPU or TPU; bfloat16
     XLA_FLAGS=--xla_gpu_enable_triton_gemm=false python -m benchmarks.throughput --parts step
+    ... --num_layers 4 --models base ssc                # a minute on a GPU
     python -m benchmarks.throughput --report            # table and picture of what was measured
 
 Every model works through the same number of tokens a step, as fewer and longer sequences. Measured
@@ -14,9 +15,10 @@ what needs more than the device has left is not run and says so.
 
 Transformer++ runs on the platform's attention: cuDNN's flash attention on a GPU in bfloat16, XLA
 elsewhere. On a GPU all models keep all activations, which fit, and no loop stacks those of their
-layers: that is a fifth faster and compiles for a minute or two. Chunks are a segment there: a
-matrix memory is the same whatever they are, and larger products are faster. The flag above, which
-leaves products to cuBLAS, compiles three times as fast. The picture is Figure 4 of the paper.
+layers: that is a sixth faster and compiles for a minute or two a length, which fewer layers
+(`--num_layers 4`) shorten. Chunks are a segment there: a matrix memory is the same whatever they
+are, and larger products are faster. The flag above, which leaves products to cuBLAS, compiles three
+times as fast. The picture is Figure 4 of the paper.
 """
 
 import argparse
@@ -87,6 +89,7 @@ def arguments() -> argparse.Namespace:
     lengths = [2048, 4096, 8192, 16384, 32768]
     parser.add_argument("--lengths", nargs="+", type=int, metavar="N", default=lengths)
     parser.add_argument("--tokens", type=int, help="of a step; the longest length by default")
+    parser.add_argument("--num_layers", type=int, help="of the models; by default their size's")
     parser.add_argument("--segment_len", type=int, default=256)
     parser.add_argument("--chunk_len", type=int, help="64; on a GPU, for matrices, a segment")
     parser.add_argument("--top_k", type=int, default=4, help="memories that ssc reads")
@@ -225,6 +228,8 @@ def prepare(args: argparse.Namespace, name: str, part: str, length: int) -> Comp
 
     backend = jax.default_backend()
     config, options = model_config(args, name, backend), {}
+    if args.num_layers:
+        config = dataclasses.replace(config, num_layers=args.num_layers)
     if part == "step":
         program, arguments = step_program(config, args, length)
         options = compiler_options(backend)
@@ -249,7 +254,7 @@ def prepare(args: argparse.Namespace, name: str, part: str, length: int) -> Comp
 def all_compiled(args: argparse.Namespace, progress) -> Iterator[list[Compiled]]:
     """The models of each part and length; nothing is compiled while they are measured.
 
-    On a GPU all of them are compiled first, many at a time.
+    On a GPU those of one length are compiled beside each other.
     """
     import jax
 
@@ -258,17 +263,12 @@ def all_compiled(args: argparse.Namespace, progress) -> Iterator[list[Compiled]]
         progress.update()
         return program
 
-    groups = [
-        [(name, part, length) for name in args.models]
-        for part in args.parts
-        for length in args.lengths
-    ]
-    if jax.default_backend() == "gpu":
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            yield from [list(x) for x in [pool.map(compiled, group) for group in groups]]
-        return
-    for group in groups:
-        yield [compiled(key) for key in group]
+    cores = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(cores if jax.default_backend() == "gpu" else 1) as pool:
+        for part in args.parts:
+            for length in args.lengths:
+                keys = [(name, part, length) for name in args.models]
+                yield list(pool.map(compiled, keys))
 
 
 def free_bytes() -> int:
@@ -395,7 +395,7 @@ def main() -> None:
     keep_freed_memory()
     backend = jax.default_backend()
     args.size = args.size or ("small" if backend == "cpu" else "350m")
-    whole = args.models == list(MODELS) and args.parts == list(PARTS)
+    whole = args.models == list(MODELS) and args.parts == list(PARTS) and not args.num_layers
     kept = f"throughput_{backend}_{args.size}_{args.rule}"
     name = args.name or (kept if whole or args.report else None)
     if not args.report:
