@@ -66,7 +66,7 @@ def case_of(kernel: str, args: argparse.Namespace) -> Case:
     def normal(*shape: int, dtype=jnp.bfloat16):
         return jax.random.normal(next(keys), (heads, *shape), dtype)
 
-    def seen(shape: tuple[int, ...]):
+    def uniform(*shape: int):
         return jax.random.uniform(next(keys), (heads, *shape))
 
     rows, columns, matrices = (length, width), (width, length), (memories, width, width)
@@ -76,7 +76,7 @@ def case_of(kernel: str, args: argparse.Namespace) -> Case:
             taps = jnp.moveaxis(normal(4, 3, width, dtype=jnp.float32), 0, 2)
             return Case(lambda taps, x: convolve(taps, x, 1e-6), (taps, x))
         case "chunk_read":
-            decay = -0.1 * seen((length // size, size))
+            decay = -0.1 * uniform(length // size, size)
             logs = jnp.cumsum(decay, -1).reshape(heads, length)
             states = normal(length // size, width, width, dtype=jnp.float32)
             qkv = [normal(*rows) for _ in range(3)]
@@ -85,7 +85,7 @@ def case_of(kernel: str, args: argparse.Namespace) -> Case:
             scores = jax.vmap(lambda u, k: segment_scores(u, k, size))
             return Case(scores, (normal(*rows), normal(*rows)))
         case "read":
-            gate = jnp.where(jnp.arange(memories)[:, None] < segment, seen((memories, length)), 0)
+            gate = jnp.where(jnp.arange(memories)[:, None] < segment, uniform(memories, length), 0)
             mixed = jax.vmap(lambda w, gate, x: mix(w, gate, x, size, 0))
             return Case(mixed, (normal(*matrices), gate, normal(*columns)))
         case "select":
@@ -98,8 +98,8 @@ def case_of(kernel: str, args: argparse.Namespace) -> Case:
             descriptors = normal(memories, width, dtype=jnp.float32)
             return Case(jax.vmap(select), (normal(*columns), online, descriptors))
         case _:
-            gate = seen((args.top_k, length))
-            chosen = (seen((args.top_k, length)) * segment).astype(jnp.int32)
+            gate = uniform(args.top_k, length)
+            chosen = (uniform(args.top_k, length) * segment).astype(jnp.int32)
             memory = jnp.where(segment > 0, chosen, memories)
             gate = jnp.where(segment > 0, gate, 0)
             one = jax.vmap(lambda w, gate, memory, x: mix_selected(w, gate, memory, x))

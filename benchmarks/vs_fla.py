@@ -106,7 +106,7 @@ def our_program(args: argparse.Namespace, aggregation: str, length: int):
     return lambda: jax.block_until_ready(gradients(*inputs))
 
 
-def runs(name: str, program: Callable[[], None]) -> bool:
+def can_run(name: str, program: Callable[[], None]) -> bool:
     """Run a program for the first time; whether it can, where its package may refuse the card."""
     print(f"{name}: first run", flush=True)
     try:
@@ -126,7 +126,7 @@ def main() -> None:
         programs = {f"fla {peer}": their_program(args, peer, length) for peer in args.peers}
         for how in args.aggregations:
             programs[f"mc_jax {how}"] = our_program(args, how, length)
-        programs = {name: run for name, run in programs.items() if runs(name, run)}
+        programs = {name: run for name, run in programs.items() if can_run(name, run)}
         times = common.interleave(
             list(programs.values()), [1] * len(programs), args.rounds, float("inf")
         )
@@ -136,20 +136,11 @@ def main() -> None:
                 {"name": name, "length": length, "tokens_per_s": speed} | common.spread(found)
             )
     print(f"\n{common.device_name()}: tokens/s of one layer's memory, forward and backward")
-    by_key = {(row["name"], row["length"]): row["tokens_per_s"] for row in rows}
+    speeds = {(row["name"], row["length"]): f"{row['tokens_per_s']:,.0f}" for row in rows}
     names = list(dict.fromkeys(row["name"] for row in rows))
     common.print_table(
         ("", *(f"{n:,}" for n in args.lengths)),
-        [
-            (
-                name,
-                *(
-                    f"{by_key[key]:,.0f}" if (key := (name, n)) in by_key else ""
-                    for n in args.lengths
-                ),
-            )
-            for name in names
-        ],
+        [(name, *(speeds.get((name, n), "") for n in args.lengths)) for name in names],
     )
     whole = args.peers == list(PEERS) and args.aggregations == list(OURS)
     common.write_results(args.name or ("vs_fla" if whole else None), PACKAGES, vars(args), rows)

@@ -8,6 +8,7 @@ from mc_jax.caching.options import Options
 from mc_jax.kernels.chunk_read import segment_scores
 from mc_jax.kernels.columns import inner
 from mc_jax.kernels.gates import softmax_gates
+from mc_jax.memory.network import accumulator
 from mc_jax.typing import Array, Bool, Float, Int
 
 
@@ -24,11 +25,6 @@ class RunningMean(NamedTuple):
     sums: Float[Array, "head_dim tokens"]
     counts: Array
 
-    @property
-    def dtype(self) -> jnp.dtype:
-        """Type of the logits."""
-        return self.sums.dtype
-
     def scores(self, router: Float[Array, "head_dim tokens"]) -> Float[Array, " tokens"]:
         """The online memory's logits."""
         return inner(router, self.sums) / self.counts
@@ -39,18 +35,13 @@ class RunningKeys(NamedTuple):
 
     Attributes:
       keys: of whole segments.
-      counts: as above, in the type of the logits.
+      counts: as above.
       segment_len: tokens of a segment.
     """
 
     keys: Float[Array, "head_dim tokens"]
-    counts: Float[Array, " tokens"]
+    counts: Array
     segment_len: int
-
-    @property
-    def dtype(self) -> jnp.dtype:
-        """Type of the logits."""
-        return self.counts.dtype
 
     def scores(self, router: Float[Array, "head_dim tokens"]) -> Float[Array, " tokens"]:
         """The online memory's logits; router queries are read in the type of the keys."""
@@ -95,7 +86,7 @@ def route(
     own: RunningMean | RunningKeys,
 ) -> tuple[Float[Array, "head_dim tokens"], Float[Array, " tokens"]]:
     """Router queries, and with them the logits of the online memory; arguments as above."""
-    router = router_queries(options, u, q, own.dtype)
+    router = router_queries(options, u, q, accumulator(q.dtype))
     return router, own.scores(router)
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from mc_jax.errors import InputError
 from mc_jax.kernels.remat import KEPT
-from mc_jax.memory.network import accumulator
+from mc_jax.memory.network import narrow_matmul
 from mc_jax.model.attention import Attention
 from mc_jax.model.cache import MixerCache, ModelCache
 from mc_jax.model.config import ModelConfig
@@ -187,7 +187,7 @@ class LanguageModel(nn.Module):
         x = nn.RMSNorm(dtype=config.compute_dtype, name="norm")(x)
         head = table if config.tie_embeddings else self.param("head", initial, shape)
         head = constrain(head.astype(x.dtype), "vocab", None)
-        logits = _products(x, head)
+        logits = narrow_matmul(x, head.T)
         return constrain(logits, "batch", "length", "vocab"), layers
 
     def _blocks(self, x: Array, past: Past | None, layers: Any) -> tuple[Array, Any]:
@@ -208,20 +208,6 @@ class LanguageModel(nn.Module):
             length=groups,
         )
         return scan(Group(config, name="layers"), x, past, layers)
-
-
-@jax.custom_jvp
-def _products(x: Array, head: Array) -> Array:
-    """Logits [batch, length, vocab] in float32; their gradients are multiplied in the type of x."""
-    return jnp.einsum("blm,vm->blv", x, head, preferred_element_type=accumulator(x.dtype))
-
-
-@_products.defjvp
-def _products_tangent(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple:
-    (x, head), (dx, dhead) = primals, tangents
-    # In bfloat16, so that the way back is: a float32 gradient would make its products float32's.
-    tangent = jnp.einsum("blm,vm->blv", dx, head) + jnp.einsum("blm,vm->blv", x, dhead)
-    return _products(x, head), tangent.astype(accumulator(x.dtype))
 
 
 def _last(x: Array, lengths: Array | None) -> Array:

@@ -56,7 +56,7 @@ def logit_scores(
     with jax.named_scope("loss"):
         # Targets as rows that are never made: the gradient is one pass, without a scatter.
         one_hot = jax.nn.one_hot(targets, logits.shape[-1], dtype=logits.dtype)
-        loss = optax.softmax_cross_entropy(logits, one_hot)
+        loss = optax.safe_softmax_cross_entropy(logits, one_hot)
         # An argmax would say the same; on a CPU it takes 25 times as long as the loss.
         target = targets[..., None]
         chosen = jnp.take_along_axis(logits, target, axis=-1)

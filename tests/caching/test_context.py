@@ -1,7 +1,10 @@
 """Sequences that are split over devices."""
 
+import pytest
+
 from tests.on_devices.run import passes
 
 
+@pytest.mark.long
 def test_split_sequences():
     passes("context.py", devices=4)

@@ -26,7 +26,7 @@ from mc_jax.training.functions import functions_of
 from mc_jax.training.metrics import read
 from mc_jax.training.sharding import Shardings, to_devices
 
-STEPS = 20
+STEPS = 10
 MESHES = [
     sizes
     for sizes in itertools.product((1, 2, 4, 8), repeat=len(AXES))

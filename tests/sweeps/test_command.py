@@ -67,6 +67,7 @@ def by_hand(cell, seed, folder):
     return losses(evaluate(folder))
 
 
+@pytest.mark.long
 def test_a_stopped_sweep_goes_on_to_the_numbers_of_its_runs(run, steps, file, tmp_path):
     steps.stop_at = STEPS + 2  # in the second run
     code, shown = run()
@@ -141,6 +142,7 @@ def test_a_changed_config_is_refused_and_a_diverged_run_is_recorded(run, steps, 
     assert steps.taken == taken, "it diverges once"
 
 
+@pytest.mark.long
 def test_runs_are_evaluated_at_every_length(run, steps, file, tmp_path):
     text = file.read_text().replace('x="pairs"', 'x="length"').replace("(0, 1)", "(0,)")
     file.write_text(text.replace('by="pairs"', 'by="length", lengths=(64, 16)'))

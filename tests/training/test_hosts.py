@@ -34,6 +34,7 @@ def cluster(tmp_path, monkeypatch, compiled_programs):
     return cluster
 
 
+@pytest.mark.long
 def test_a_host_is_killed_and_one_is_stopped(cluster):
     whole, run = cluster("whole"), cluster("killed")
     whole.finish_on(1)

@@ -30,6 +30,7 @@ def job(tmp_path, monkeypatch, compiled_programs):
     return job
 
 
+@pytest.mark.long
 def test_killed_and_stopped_runs_lose_nothing(job):
     whole, killed, rng = job("whole"), job("killed"), random.Random(0)
     whole.finish()

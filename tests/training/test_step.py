@@ -54,6 +54,28 @@ def test_metrics_against_numpy(batch):
     assert "bits_per_byte" not in means(batch_sums(Table(), params, batch, None))
 
 
+def test_loss_has_a_gradient_without_a_scatter():
+    """Also beside a token that is impossible."""
+    logits = jax.random.normal(jax.random.key(0), (3, 5, VOCAB)).at[:, 2, 4].set(-jnp.inf)
+    targets = jnp.arange(15).reshape(3, 5) % 4
+    weights = jnp.linspace(-1, 1, 15).reshape(3, 5)
+
+    def total(loss, logits):
+        return jnp.sum(weights * loss(logits, targets))
+
+    def run(loss):
+        return jax.value_and_grad(lambda logits: total(loss, logits))(logits)
+
+    def ours(logits, targets):
+        return logit_scores(logits, targets)[0]
+
+    expected = run(optax.softmax_cross_entropy_with_integer_labels)
+    for found, value in zip(run(ours), expected, strict=True):
+        np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-6)
+    gradient = jax.make_jaxpr(jax.grad(lambda logits: total(ours, logits)))(logits)
+    assert "scatter" not in str(gradient)
+
+
 def test_sums_add_over_batches(batch):
     """Rows of different weight: the mean of the parts' means would be another number."""
     params = Table().init(jax.random.key(0), batch["inputs"])["params"]

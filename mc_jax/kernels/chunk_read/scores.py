@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
-from mc_jax.kernels.chunk_read.triton import TOKENS, Call, by_block
+from mc_jax.kernels.chunk_read.triton import TOKENS, Call, by_block, causal
 from mc_jax.kernels.tiles import contract
 from mc_jax.typing import Array, Float
 
@@ -49,18 +49,11 @@ def _scores_forward(call: Call, u: Array, k: Array) -> tuple[Array, Any]:
 def _scores_backward(call: Call, inputs: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     u, k = inputs
     (du,) = by_block(_score_queries, call, (dy,), (k,), None, (u,))
-    (dk,) = by_block(_score_keys, call, (dy,), (u, dy), None, (k,))
+    (dk,) = by_block(_score_keys, call, (), (u, dy), None, (k,))
     return du, dk
 
 
 _scores.defvjp(_scores_forward, _scores_backward)
-
-
-def _causal(query: Array, key: Array, tokens: int) -> Array:
-    """Whether a key is not after the query, of two blocks [queries, keys]."""
-    row = query * tokens + lax.broadcasted_iota(jnp.int32, (tokens, tokens), 0)
-    column = key * tokens + lax.broadcasted_iota(jnp.int32, (tokens, tokens), 1)
-    return row >= column
 
 
 def _score(block: int, u: Any, k: Any, y: Any) -> None:
@@ -68,7 +61,7 @@ def _score(block: int, u: Any, k: Any, y: Any) -> None:
 
     def add(b: Array, total: Array) -> Array:
         scores = contract(queries, k[pl.ds(b * block, block), :], (1, 1))
-        return total + jnp.sum(jnp.where(_causal(mine, b, block), scores, 0), 1)
+        return total + jnp.sum(jnp.where(causal(mine, b, block), scores, 0), 1)
 
     y[...] = lax.fori_loop(0, mine + 1, add, jnp.zeros(block, F32))
 
@@ -78,21 +71,20 @@ def _score_queries(block: int, dy: Any, k: Any, du: Any) -> None:
     mine = pl.program_id(1)
 
     def add(b: Array, total: Array) -> Array:
-        ones = _causal(mine, b, block).astype(k.dtype)
+        ones = causal(mine, b, block).astype(k.dtype)
         return total + contract(ones, k[pl.ds(b * block, block), :], (1, 0))
 
     total = lax.fori_loop(0, mine + 1, add, jnp.zeros(du.shape, F32))
     du[...] = (dy[...][:, None] * total).astype(du.dtype)
 
 
-def _score_keys(block: int, own: Any, u: Any, dy: Any, dk: Any) -> None:
-    """`dk_j = sum_{t >= j} dy_t u_t`; of its own tokens' dy a block has no use."""
-    del own
+def _score_keys(block: int, u: Any, dy: Any, dk: Any) -> None:
+    """`dk_j = sum_{t >= j} dy_t u_t`."""
     mine = pl.program_id(1)
 
     def add(b: Array, total: Array) -> Array:
         rows = pl.ds(b * block, block)
-        weights = jnp.where(_causal(b, mine, block), dy[rows][:, None], 0).astype(u.dtype)
+        weights = jnp.where(causal(b, mine, block), dy[rows][:, None], 0).astype(u.dtype)
         return total + contract(weights, u[rows, :], (0, 0))
 
     blocks = u.shape[0] // block

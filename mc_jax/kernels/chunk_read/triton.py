@@ -133,7 +133,7 @@ def by_block(
         inputs.append(states)
     return pl.pallas_call(
         functools.partial(kernel, call.block),
-        grid=(own[0].shape[0] // call.chunk_len, blocks),
+        grid=(outputs[0].shape[0] // call.chunk_len, blocks),
         in_specs=specs,
         out_specs=[tokens(x) for x in outputs],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs],
@@ -143,12 +143,17 @@ def by_block(
     )(*inputs)
 
 
-def _decays(query: Array, key: Array, queries: Array, keys: Array) -> Array:
-    """`A_t / A_j`, 0 for a key after the query [queries, keys]; masked before exp."""
-    tokens = queries.shape[0]
+def causal(query: Array, key: Array, tokens: int) -> Array:
+    """Whether a key is not after the query, of two blocks [queries, keys]."""
     row = query * tokens + lax.broadcasted_iota(jnp.int32, (tokens, tokens), 0)
     column = key * tokens + lax.broadcasted_iota(jnp.int32, (tokens, tokens), 1)
-    return jnp.exp(jnp.where(row >= column, queries[:, None] - keys[None, :], -jnp.inf))
+    return row >= column
+
+
+def _decays(query: Array, key: Array, queries: Array, keys: Array) -> Array:
+    """`A_t / A_j`, 0 for a key after the query [queries, keys]; masked before exp."""
+    seen = causal(query, key, queries.shape[0])
+    return jnp.exp(jnp.where(seen, queries[:, None] - keys[None, :], -jnp.inf))
 
 
 def _forward(block: int, q: Any, k: Any, v: Any, log_decay: Any, states: Any, y: Any) -> None:
