@@ -5,63 +5,99 @@ memories nor their gradients are ever arrays in memory: of the gradients few are
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from mc_jax.kernels.chips import on_cpu
-from mc_jax.kernels.in_place import scan_tiles
+from mc_jax.kernels.in_place import scan_runs
 from mc_jax.typing import Array, Bool, Float, Int
 
 # Most logits that are looked for one after another on a CPU, many tokens at once: `lax.top_k`, a
 # token at a time there, takes three times as long for 4 of 128 and eighteen for 4 of 8.
 MOST_ROUNDS = 8
+# Runs of tiles that are scored against the same memories, those that the run's last token sees.
+RUNS = 4
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4))
 def best_memories(
     top_k: int,
     u: Float[Array, "head_dim tokens"],
     descriptors: Float[Array, "memories head_dim"],
     visible: Bool[Array, "memories tokens"],
+    segment_len: int | None = None,
 ) -> tuple[Float[Array, "top_k tokens"], Int[Array, "top_k tokens"]]:
     """The `top_k` highest of the logits `<u_t, descriptors_i>`, and whose they are.
 
     A token that sees fewer has -inf and memory number `memories` for the rest; of equal logits the
     older memory's comes first.
+
+    Args:
+      top_k: how many.
+      u: router queries.
+      descriptors: of the memories.
+      visible: which memories a token sees.
+      segment_len: tokens of a segment, where the first of these tokens is that of a sequence, and
+        none sees memories of its own segment or a later one: earlier tokens are then scored against
+        fewer memories.
     """
+    memories = descriptors.shape[0]
 
-    def tile(_: None, u: Array, visible: Array) -> tuple[None, list[Array]]:
-        logits = jnp.where(visible, descriptors @ u.astype(descriptors.dtype), -jnp.inf)
-        best, memory = largest(logits, top_k)
+    def step_until(tokens: int) -> Callable:
+        seen = _seen(tokens, memories, top_k, segment_len)
+
         # One that is not a number is selected, and shows in what the token reads.
-        return None, [best, jnp.where(best == -jnp.inf, descriptors.shape[0], memory)]
+        def tile(_: None, u: Array, visible: Array) -> tuple[None, list[Array]]:
+            logits = descriptors[:seen] @ u.astype(descriptors.dtype)
+            best, memory = largest(jnp.where(visible[:seen], logits, -jnp.inf), top_k)
+            return None, [best, jnp.where(best == -jnp.inf, memories, memory)]
 
-    _, (best, memory) = scan_tiles(tile, None, u, visible)
+        return tile
+
+    _, (best, memory) = scan_runs(step_until, RUNS if segment_len else 1, None, u, visible)
     return best, memory
 
 
+def _seen(tokens: int, memories: int, top_k: int, segment_len: int | None) -> int:
+    """How many of the memories the first tokens may see; at least as many as are looked for."""
+    if segment_len is None:
+        return memories
+    return min(max(top_k, (tokens - 1) // segment_len), memories)
+
+
 def _forward(
-    top_k: int, u: Array, descriptors: Array, visible: Array
+    top_k: int, u: Array, descriptors: Array, visible: Array, segment_len: int | None
 ) -> tuple[tuple[Array, Array], tuple]:
-    best, memory = best_memories(top_k, u, descriptors, visible)
+    best, memory = best_memories(top_k, u, descriptors, visible, segment_len)
     return (best, memory), (u, descriptors, memory)
 
 
-def _backward(top_k: int, saved: tuple, cotangents: tuple[Array, Array]) -> tuple:
+def _backward(
+    top_k: int, segment_len: int | None, saved: tuple, cotangents: tuple[Array, Array]
+) -> tuple:
     u, descriptors, memory = saved
-    every = jnp.arange(descriptors.shape[0])[:, None]
 
-    def tile(total: Array, u: Array, memory: Array, of_best: Array) -> tuple[Array, list[Array]]:
-        of_logits = jnp.zeros((descriptors.shape[0], u.shape[1]), of_best.dtype)
-        for m, of_m in zip(memory, of_best, strict=True):
-            of_logits = jnp.where(every == m, of_m, of_logits)
-        of_u = (descriptors.T @ of_logits).astype(u.dtype)
-        return total + of_logits @ u.T.astype(descriptors.dtype), [of_u]
+    def step_until(tokens: int) -> Callable:
+        seen = _seen(tokens, len(descriptors), top_k, segment_len)
+        every = jnp.arange(seen)[:, None]
+
+        def tile(
+            total: Array, u: Array, memory: Array, of_best: Array
+        ) -> tuple[Array, list[Array]]:
+            of_logits = jnp.zeros((seen, u.shape[1]), of_best.dtype)
+            for m, of_m in zip(memory, of_best, strict=True):
+                of_logits = jnp.where(every == m, of_m, of_logits)
+            of_u = (descriptors[:seen].T @ of_logits).astype(u.dtype)
+            return total.at[:seen].add(of_logits @ u.T.astype(descriptors.dtype)), [of_u]
+
+        return tile
 
     arrays = u, memory, cotangents[0]
-    of_descriptors, (of_u,) = scan_tiles(tile, jnp.zeros_like(descriptors), *arrays)
+    start = jnp.zeros_like(descriptors)
+    of_descriptors, (of_u,) = scan_runs(step_until, RUNS if segment_len else 1, start, *arrays)
     return of_u, of_descriptors, None
 
 

@@ -32,11 +32,16 @@ Read = Callable[[Any, Array], Array]
 Pull = Callable[[Any, Array, Array, Array], tuple[Any, Array, Array]]
 
 
+def starts_here(first_segment: Int[Array, ""] | int) -> bool:
+    """Whether the first token is known to be that of a sequence."""
+    return isinstance(first_segment, int) and first_segment == 0
+
+
 def seen_memories(
     memories: int, tokens: int, segment_len: int, first_segment: Int[Array, ""] | int
 ) -> tuple[int, float]:
     """How many of the memories some token may see, and how many a token sees on average."""
-    if isinstance(first_segment, int) and first_segment == 0:
+    if starts_here(first_segment):
         seen = min(memories, (tokens - 1) // segment_len)
         return seen, seen / 2
     return memories, memories

@@ -123,15 +123,18 @@ def read_gates(
 
 
 def selected_gates(
-    router: Router | Scores, visible: Bool[Array, "memories tokens"], top_k: int
+    router: Router | Scores,
+    visible: Bool[Array, "memories tokens"],
+    top_k: int,
+    segment_len: int | None = None,
 ) -> tuple[Float[Array, " tokens"], Float[Array, "top_k tokens"], Int[Array, "top_k tokens"]]:
     """Weights of the online memory and of the `top_k` best cached ones, and which these are.
 
     The weights are those of `softmax_gates`. A token that sees fewer has weight 0 for the rest,
-    and memory number `memories`.
+    and memory number `memories`; `segment_len` is that of `best_memories`.
     """
     if isinstance(router, Router):
-        best, memory = best_memories(top_k, router.u, router.descriptors, visible)
+        best, memory = best_memories(top_k, router.u, router.descriptors, visible, segment_len)
     else:
         logits = jnp.where(visible, router.cached, -jnp.inf)
         highest, memory = largest(logits, top_k)

@@ -4,6 +4,7 @@
 what it takes and gives. Here steps come after them, and nothing is moved.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -55,24 +56,47 @@ def scan_tiles(
     Returns:
       The last carry, and the arrays [rows, tokens] that the steps' tiles make up.
     """
+    return scan_runs(lambda _: step, 1, carry, *columns)
+
+
+def scan_runs(
+    step_until: Callable[[int], Callable[..., tuple[Any, list[Array]]]],
+    runs: int,
+    carry: Any,
+    *columns: Array,
+) -> tuple[Any, list[Array]]:
+    """As `scan_tiles`, with a step for each run of tiles.
+
+    Args:
+      step_until: makes a run's step from the number of tokens before its end.
+      runs: at most so many, as long as each other.
+      carry: what the first step takes.
+      columns: arrays [rows, tokens].
+    """
     tokens = columns[0].shape[1]
     size = min(tokens, TILE) if on_cpu() else tokens
     if size == tokens:
-        return step(carry, *columns)
+        return step_until(tokens)(carry, *columns)
     filled = [jnp.pad(x, ((0, 0), (0, -tokens % size))) for x in columns]
+    tiles = filled[0].shape[1] // size
 
-    def tiles(index: Any) -> list[Array]:
+    def cut(index: Any) -> list[Array]:
         return [lax.dynamic_slice_in_dim(x, index * size, size, 1) for x in filled]
 
-    def body(index: Any, state: tuple[Any, list[Array]]) -> tuple[Any, list[Array]]:
+    def body(step: Callable, index: Any, state: tuple[Any, list[Array]]) -> tuple[Any, list[Array]]:
         carry, results = state
-        carry, made = step(carry, *tiles(index))
+        carry, made = step(carry, *cut(index))
         return carry, [
             lax.dynamic_update_slice_in_dim(x, tile, index * size, 1)
             for x, tile in zip(results, made, strict=True)
         ]
 
-    like = jax.eval_shape(lambda: step(carry, *tiles(0))[1])
-    results = [jnp.zeros((x.shape[0], filled[0].shape[1]), x.dtype) for x in like]
-    carry, results = lax.fori_loop(0, filled[0].shape[1] // size, body, (carry, results))
+    like = jax.eval_shape(lambda: step_until(tokens)(carry, *cut(0))[1])
+    state = carry, [jnp.zeros((x.shape[0], tiles * size), x.dtype) for x in like]
+    run = -(-tiles // runs)
+    for first in range(0, tiles, run):
+        after = min(first + run, tiles)
+        step = step_until(min(after * size, tokens))
+        state = lax.fori_loop(first, after, functools.partial(body, step), state)
+    carry, results = state
     return carry, [x[:, :tokens] for x in results]

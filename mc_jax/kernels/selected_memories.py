@@ -128,6 +128,7 @@ def read_selected(
     visible: Array,
     x: Float[Array, "in tokens"],
     top_k: int,
+    segment_len: int | None = None,
 ) -> tuple[Float[Array, "out tokens"], Float[Array, " tokens"]]:
     """Outputs, mixed of the `top_k` best memories of each token, and the online memory's gates.
 
@@ -138,9 +139,10 @@ def read_selected(
       visible: which memories a token may read [memories, tokens].
       x: inputs.
       top_k: memories that a token reads.
+      segment_len: see `best_memories`.
     """
     memories = jax.tree.leaves(weights)[0].shape[0]
-    own, gate, memory = selected_gates(router, visible, top_k)
+    own, gate, memory = selected_gates(router, visible, top_k, segment_len)
     groups = group(memory.reshape(-1), memories)
     at_once = AT_ONCE if on_cpu() else groups.memory_of.shape[0]
     return _mix((memory_read, at_once), weights, gate, x, groups), own

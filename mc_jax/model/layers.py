@@ -1,10 +1,16 @@
 """Small layers that blocks share."""
 
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
 from mc_jax.kernels import gated_norm
+from mc_jax.kernels.chips import on_cpu
 from mc_jax.memory.network import accumulator
 from mc_jax.model.config import ModelConfig
 from mc_jax.sharding import active_mesh, constrain
@@ -15,7 +21,13 @@ NORMALISE_EPS = 1e-6
 
 def projection(config: ModelConfig, features: int | tuple[int, ...], name: str) -> nn.Module:
     """A linear map of the residual stream, without bias."""
-    return nn.DenseGeneral(features, use_bias=False, dtype=config.compute_dtype, name=name)
+    return nn.DenseGeneral(
+        features,
+        use_bias=False,
+        dtype=config.compute_dtype,
+        dot_general_cls=_dot_general,
+        name=name,
+    )
 
 
 def output_projection(config: ModelConfig, inputs: int, name: str) -> nn.Module:
@@ -28,11 +40,46 @@ def output_projection(config: ModelConfig, inputs: int, name: str) -> nn.Module:
         axis=tuple(range(-inputs, 0)),
         use_bias=False,
         dtype=config.compute_dtype,
+        dot_general_cls=_dot_general,
         kernel_init=nn.initializers.variance_scaling(
             1 / (2 * config.num_layers), "fan_in", "truncated_normal"
         ),
         name=name,
     )
+
+
+def product(
+    multiply: Callable[[Array, Array], Array],
+    x: Float[Array, "batch length *inputs"],
+    kernel: Array,
+) -> Float[Array, "batch length *features"]:
+    """A product of activations and a kernel, by a `multiply` of two matrices.
+
+    The kernel's gradient sums over sequences and tokens. Where these are one axis and all features
+    another, XLA on a CPU multiplies arrays as they lie, which it else transposes before.
+
+    Args:
+      multiply: gives [rows, columns] from [rows, inner] and [inner, columns].
+      x: activations.
+      kernel: [*inputs, *features].
+    """
+    tokens, features = x.shape[:2], kernel.shape[x.ndim - 2 :]
+    rows = x.reshape(math.prod(tokens), -1)
+    return multiply(rows, kernel.reshape(rows.shape[1], -1)).reshape(*tokens, *features)
+
+
+def on_one_cpu() -> bool:
+    """Whether the device is a CPU, and the axes of activations are not split over several."""
+    return on_cpu() and active_mesh() is None
+
+
+def _dot_general() -> Callable[..., Array]:
+    """The `dot_general` of `nn.DenseGeneral`."""
+
+    def dot_general(x: Array, kernel: Array, axes: Any, precision: Any) -> Array:
+        return product(functools.partial(jnp.matmul, precision=precision), x, kernel)
+
+    return dot_general if on_one_cpu() else lax.dot_general
 
 
 class ConvKernel(nn.Module):

@@ -12,7 +12,7 @@ from mc_jax.memory.network import narrow_matmul
 from mc_jax.model.attention import Attention
 from mc_jax.model.cache import MixerCache, ModelCache
 from mc_jax.model.config import ModelConfig
-from mc_jax.model.layers import SwiGLU
+from mc_jax.model.layers import SwiGLU, on_one_cpu, product
 from mc_jax.model.memory_layer import MemoryLayer
 from mc_jax.sharding import active_mesh, constrain
 from mc_jax.typing import Array, Float, Int
@@ -187,7 +187,7 @@ class LanguageModel(nn.Module):
         x = nn.RMSNorm(dtype=config.compute_dtype, name="norm")(x)
         head = table if config.tie_embeddings else self.param("head", initial, shape)
         head = constrain(head.astype(x.dtype), "vocab", None)
-        logits = narrow_matmul(x, head.T)
+        logits = product(narrow_matmul, x, head.T) if on_one_cpu() else narrow_matmul(x, head.T)
         return constrain(logits, "batch", "length", "vocab"), layers
 
     def _blocks(self, x: Array, past: Past | None, layers: Any) -> tuple[Array, Any]:

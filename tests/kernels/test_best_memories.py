@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 
 from mc_jax.kernels.best_memories import MOST_ROUNDS, best_memories, largest
+from mc_jax.kernels.gates import visible_memories
 
 
 def logits_with_ties(memories, tokens=50):
@@ -52,3 +53,22 @@ def test_gradients_are_those_of_the_chosen_logits():
     found, exact = (jax.grad(f, (0, 1))(u, descriptors) for f in (loss, expected))
     for x, y in zip(found, exact, strict=True):
         np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [40, 700, 1500])
+def test_earlier_tokens_are_scored_against_fewer(tokens):
+    """Nothing changes, where the mask says what the segments' length does."""
+    keys = jax.random.split(jax.random.key(1), 3)
+    u, descriptors = jax.random.normal(keys[0], (8, tokens)), jax.random.normal(keys[1], (12, 8))
+    weight = jax.random.normal(keys[2], (3, tokens))
+    visible = visible_memories(12, tokens, 64, 0)
+
+    def loss(u, descriptors, segment_len):
+        best, memory = best_memories(3, u, descriptors, visible, segment_len)
+        return jnp.sum(jnp.where(best > -jnp.inf, best, 0) * weight), (best, memory)
+
+    run = jax.value_and_grad(loss, (0, 1), has_aux=True)
+    (_, chosen), gradients = run(u, descriptors, 64)
+    (_, expected), exact = run(u, descriptors, None)
+    for x, y in zip((*chosen, *gradients), (*expected, *exact), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)

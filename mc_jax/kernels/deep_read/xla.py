@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mc_jax.kernels.causal_tiles import seen_memories, sum_over_memories
+from mc_jax.kernels.causal_tiles import seen_memories, starts_here, sum_over_memories
 from mc_jax.kernels.gates import Router, Scores, read_gates, visible_memories
 from mc_jax.kernels.selected_memories import RowRead, read_selected, worth_selecting
 from mc_jax.memory.network import MlpNetwork, MlpWeights, linear_of
@@ -29,7 +29,8 @@ def xla(
         return network.features(linear_of(weights, x.dtype), x)
 
     if router is not None and worth_selecting(top_k, on_average, tokens):
-        y, own = read_selected(RowRead.of(read), weights, router, visible, q, top_k)
+        known = segment_len if starts_here(first_segment) else None
+        y, own = read_selected(RowRead.of(read), weights, router, visible, q, top_k, known)
         return y.astype(q.dtype), own
     own, gate = read_gates(router, visible, top_k, q.dtype)
     if not seen:

@@ -2,7 +2,12 @@
 
 import jax.numpy as jnp
 
-from mc_jax.kernels.causal_tiles import TILES, seen_memories, sum_over_memories
+from mc_jax.kernels.causal_tiles import (
+    TILES,
+    seen_memories,
+    starts_here,
+    sum_over_memories,
+)
 from mc_jax.kernels.gates import Router, Scores, read_gates, visible_memories
 from mc_jax.kernels.linear_read.one_matrix import pull_matrix, pull_rows, read_matrix, read_rows
 from mc_jax.kernels.linear_read.small_matrices import read_small_matrices, worth_it
@@ -28,13 +33,13 @@ def xla(
     visible = visible_memories(weights.shape[0], tokens, segment_len, first_segment)
     seen, on_average = seen_memories(weights.shape[0], tokens, segment_len, first_segment)
     if router is not None and worth_selecting(top_k, on_average, tokens):
-        y, own = read_selected(ROWS, weights[:seen], router, visible, q, top_k)
+        known = segment_len if starts_here(first_segment) else None
+        y, own = read_selected(ROWS, weights[:seen], router, visible, q, top_k, known)
         return y.astype(q.dtype), own
     own, gate = read_gates(router, visible, top_k, q.dtype)
     if not seen:
         return jnp.zeros((weights.shape[1], tokens), q.dtype), own
-    from_start = isinstance(first_segment, int) and first_segment == 0
-    if from_start and worth_it(seen, weights.shape[1:], q.dtype):
+    if starts_here(first_segment) and worth_it(seen, weights.shape[1:], q.dtype):
         return read_small_matrices(weights[:seen], gate[:seen], q, segment_len), own
     shared = tokens >= TILES * SHARED_TILE and min(weights.shape[1:]) >= SHARED_WIDTH
     longest = SHARED_TILE if shared else None
