@@ -21,8 +21,16 @@ hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=Tr
 hypothesis.settings.load_profile("repeatable")
 
 
-def pytest_collection_modifyitems(items):
-    """Long tests first."""
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="the tests that are marked as rare, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Long tests first; rare ones with `--all` only."""
+    if not config.getoption("--all"):
+        rare = [item for item in items if item.get_closest_marker("rare")]
+        config.hook.pytest_deselected(items=rare)
+        items[:] = [item for item in items if not item.get_closest_marker("rare")]
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 

@@ -1,10 +1,11 @@
-"""Every rule x aggregation x segmentation x write mode x gate, in float64.
+"""Every rule x aggregation x segmentation x write mode x gate, in float64; some with `--all` only.
 
 Outputs and caches against the numpy loops, gradients of the chunked form against those of the
 recurrence, causality, and whole = pieces = token by token.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -15,6 +16,12 @@ import pytest
 import mc_jax
 
 from .cases import (
+    AGGREGATIONS,
+    GATED,
+    GATES,
+    RULES,
+    SEGMENTATIONS,
+    WRITE_MODES,
     Case,
     assert_close,
     call,
@@ -70,7 +77,23 @@ def program(case, implementation):
     return quick_jit(run)
 
 
-@pytest.fixture(scope="module", params=combinations() + pooled_values() + routed_blocks(), ids=str)
+def cases():
+    """All of them; a gate other than "context" is rare but in one layout of the segments.
+
+    Every rule and aggregation has each gate once, and each layout meets each gate.
+    """
+    layouts = list(itertools.product(SEGMENTATIONS, WRITE_MODES))
+    found = []
+    for case in combinations():
+        turn = RULES.index(case.rule) + AGGREGATIONS.index(case.aggregation)
+        mine = layouts[(turn + GATES.index(case.gate)) % len(layouts)]
+        gated = case.aggregation in GATED and case.gate != "context"
+        rare = gated and (case.segmentation, case.write_mode) != mine
+        found.append(pytest.param(case, marks=pytest.mark.rare if rare else ()))
+    return found + pooled_values() + routed_blocks()
+
+
+@pytest.fixture(scope="module", params=cases(), ids=str)
 def whole(request):
     case = request.param
     inputs = make_inputs(case, LENGTH, hidden=10)

@@ -6,5 +6,5 @@ from tests.on_devices.run import passes
 
 
 @pytest.mark.long
-def test_split_sequences():
-    passes("context.py", devices=4)
+def test_split_sequences(request):
+    passes("context.py", 4, *(["--all"] if request.config.getoption("--all") else []))

@@ -8,18 +8,23 @@ from tests.compiling import quick_jit
 TOLERANCE = {jnp.float32: 2e-5, jnp.bfloat16: 1e-2}
 
 
-def with_gradients(op, args, cotangents, **options) -> dict:
-    """Outputs of `op(*args, **options)` in float32, and its gradients."""
+def program(op, **options):
+    """Compiled `(args, cotangents)` to what `with_gradients` gives."""
 
     def read(*args):
         y, own = op(*args, **options)
         return y.astype(jnp.float32), own
 
-    def run(*args):
+    def run(args, cotangents):
         outputs, back = jax.vjp(read, *args)
         return {"outputs": outputs, "gradients": back(cotangents)}
 
-    return quick_jit(run)(*args)
+    return quick_jit(run)
+
+
+def with_gradients(op, args, cotangents, **options) -> dict:
+    """Outputs of `op(*args, **options)` in float32, and its gradients."""
+    return program(op, **options)(args, cotangents)
 
 
 def assert_close(actual, expected, tolerance: float) -> None:

@@ -19,6 +19,12 @@ LOGITS = {
 }
 
 
+@functools.cache
+def program(top_k):
+    """`block_gates`, compiled once for logits of one shape."""
+    return quick_jit(functools.partial(block_gates, top_k))
+
+
 def block_gates(top_k, logits, online, seen):
     """What a kernel writes; its router's descriptors are a unit matrix, and so u the logits."""
     memories, tokens = logits.shape
@@ -47,7 +53,7 @@ def test_the_best_are_read_and_of_equal_ones_the_first(memories, top_k, logits, 
     values = logits(keys[0], (memories, tokens))
     online = jax.random.normal(keys[1], (1, tokens))
     seen = jax.random.randint(keys[2], (1, tokens), 0, int(most * memories) + 1)
-    own, gates = quick_jit(functools.partial(block_gates, top_k))(values, online, seen)
+    own, gates = program(top_k)(values, online, seen)
     visible = jnp.arange(memories)[:, None] < seen
     expected_own, expected = softmax_gates(online[0], values, visible, top_k)
     assert jnp.array_equal(gates > 0, expected > 0)

@@ -6,6 +6,7 @@ import platform
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -17,6 +18,24 @@ HAS_LIBTPU = sys.platform == "linux" and platform.machine() == "x86_64"
 needs_libtpu = pytest.mark.skipif(
     not HAS_LIBTPU, reason="libtpu, which compiles for TPUs, exists for Linux on x86-64 only"
 )
+
+
+def on_every_chip(cases: dict):
+    """Parametrize a test by `chip` and `case`; those in float32 for more than one chip are rare."""
+
+    def rare(chip: str, case) -> bool:
+        return case.dtype == jnp.float32 and chip != "v5e"
+
+    return pytest.mark.parametrize(
+        ("chip", "case"),
+        [
+            pytest.param(
+                chip, case, id=f"{name}-{chip}", marks=pytest.mark.rare if rare(chip, case) else ()
+            )
+            for name, case in cases.items()
+            for chip in TOPOLOGIES
+        ],
+    )
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from mc_jax.kernels.deep_read import Config, deep_read
 from mc_jax.kernels.gates import Router
 from mc_jax.memory.network import MlpWeights
-from tests.kernels.reads import TOLERANCE, assert_close, with_gradients
+from tests.kernels.reads import TOLERANCE, assert_close, program
 
 # Small blocks, so that every loop of the kernels runs.
 SMALL = Config(tokens=256, part=128, resident=8, resident_backward=8, group=2)
@@ -59,10 +59,14 @@ def inputs(case: Case, seed: int = 0):
     return (q, weights, router if case.routed else None), cotangents
 
 
-def outputs_and_gradients(case: Case, implementation: str, args, cotangents) -> dict:
+def program_of(case: Case, implementation: str):
+    """Compiled (args, cotangents) to outputs and gradients."""
     config = case.config if implementation == "pallas_interpret" else None
-    chosen = {"implementation": implementation, "config": config}
-    return with_gradients(deep_read, args, cotangents, **chosen, **case.options)
+    return program(deep_read, implementation=implementation, config=config, **case.options)
+
+
+def outputs_and_gradients(case: Case, implementation: str, args, cotangents) -> dict:
+    return program_of(case, implementation)(args, cotangents)
 
 
 def assert_equals_the_reference(case: Case, implementation: str) -> None:

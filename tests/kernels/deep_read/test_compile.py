@@ -6,7 +6,7 @@ import pytest
 
 from mc_jax.kernels.deep_read import deep_read
 from tests.kernels.deep_read.cases import Case, inputs
-from tests.kernels.tpu import TOPOLOGIES, compile_for, needs_libtpu
+from tests.kernels.tpu import TOPOLOGIES, compile_for, needs_libtpu, on_every_chip
 
 CASES = {
     "ssc": Case(128, 2048, 16, 128, top_k=4, dtype=jnp.bfloat16, config=None),
@@ -21,8 +21,7 @@ CASES = {
 
 
 @needs_libtpu
-@pytest.mark.parametrize("chip", TOPOLOGIES)
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+@on_every_chip(CASES)
 def test_forward_and_backward_compile(chip, case):
     args = jax.eval_shape(lambda: inputs(case)[0])
 

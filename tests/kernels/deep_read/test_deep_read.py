@@ -59,6 +59,9 @@ CASES = {
     "many memories": Case(
         *(16, 262, 130, 2), top_k=5, mem_norm="none", hidden=24, config=Config(256, 128, 64, 32, 2)
     ),
+    "many memories, all read": Case(
+        *(16, 262, 130, 2), mem_norm="none", hidden=24, config=Config(256, 128, 64, 32, 2)
+    ),
     "segments past the last memory": Case(tokens=300, memories=5),
     "later part of a sequence": Case(tokens=100, memories=20, first_segment=17, top_k=4),
     "narrow hidden layer": Case(hidden=40, mem_norm="none"),
@@ -84,6 +87,16 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+# A minute to compile, as linear_read's.
+RARE = ("many memories",)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=pytest.mark.rare if name in RARE else ())
+        for name, case in CASES.items()
+    ],
+)
 def test_equals_the_reference(case):
     assert_equals_the_reference(case, "pallas_interpret")

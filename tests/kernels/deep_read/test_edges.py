@@ -12,7 +12,7 @@ from mc_jax.kernels.deep_read import Config, deep_read, unsupported
 from mc_jax.kernels.deep_read.config import Call
 from mc_jax.kernels.gates import Scores
 from mc_jax.memory.network import MlpNetwork, linear_of
-from tests.kernels.deep_read.cases import SMALL, Case, inputs, outputs_and_gradients
+from tests.kernels.deep_read.cases import SMALL, Case, inputs, outputs_and_gradients, program_of
 from tests.kernels.reads import assert_close, heads_and_sequences
 
 
@@ -31,10 +31,10 @@ def test_extreme_gates(top_k):
         "all alike": router._replace(u=0 * router.u, online=0 * everywhere),
         "a logit of 1e4": router._replace(descriptors=descriptors.at[1].set(1e4)),
     }
+    run, reference = program_of(case, "pallas_interpret"), program_of(case, "reference")
     for name, extreme in directions.items():
         args = q, weights, extreme
-        actual = outputs_and_gradients(case, "pallas_interpret", args, cotangents)
-        expected = outputs_and_gradients(case, "reference", args, cotangents)
+        actual, expected = run(args, cotangents), reference(args, cotangents)
         assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(actual)), name
         # Gradients of u are 0 up to rounding, times that descriptor.
         assert_close(actual, expected, 1e-2 if name == "a logit of 1e4" else 2e-5)
@@ -80,11 +80,12 @@ def test_what_nobody_sees_may_hold_anything(implementation, slots):
     config = dataclasses.replace(SMALL, slots=slots, slots_backward=slots)
     case = Case(tokens=96, memories=20, segment_len=32, top_k=2, hidden=512, config=config)
     (q, weights, router), cotangents = inputs(case)
-    clean = outputs_and_gradients(case, implementation, (q, weights, router), cotangents)
+    run = program_of(case, implementation)
+    clean = run((q, weights, router), cotangents)
     weights = jax.tree.map(lambda w: w.at[2:].set(jnp.nan), weights)
     if implementation == "pallas_interpret":
         router = router._replace(descriptors=router.descriptors.at[2:].set(jnp.nan))
-    poisoned = outputs_and_gradients(case, implementation, (q, weights, router), cotangents)
+    poisoned = run((q, weights, router), cotangents)
     assert_close(poisoned, clean, 1e-6)
 
 
