@@ -7,4 +7,4 @@ from tests.on_devices.run import passes
 
 @pytest.mark.long
 def test_split_sequences(request):
-    passes("context.py", 4, *(["--all"] if request.config.getoption("--all") else []))
+    passes("context.py", 4, request)

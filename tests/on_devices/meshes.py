@@ -1,8 +1,9 @@
 """A training run is the same whatever mesh it is on.
 
-Run on eight devices, by tests/training/test_mesh.py in part. All of it:
+Run on eight devices, by tests/training/test_mesh.py. By itself, with every mesh:
 
-    XLA_FLAGS=--xla_force_host_platform_device_count=8 python -m pytest tests/on_devices/meshes.py
+    export XLA_FLAGS=--xla_force_host_platform_device_count=8
+    python -m pytest tests/on_devices/meshes.py --all
 """
 
 import functools
@@ -32,12 +33,14 @@ MESHES = [
     for sizes in itertools.product((1, 2, 4, 8), repeat=len(AXES))
     if math.prod(sizes) in (2, 4, 8)
 ]
+# The longest run of one axis, and of the axes that share more than gradients all together.
+OFTEN = [(1, 1, 8, 1), (1, 2, 2, 2)]
 # Every kind of memory, on meshes of all axes.
 KINDS = [
     ("swla", "soup", "gather"),
     ("dla", "grm", "ring"),
-    ("linear", "none", "gather"),
-    ("titans", "residual", "gather"),
+    pytest.param("linear", "none", "gather", marks=pytest.mark.rare),
+    pytest.param("titans", "residual", "gather", marks=pytest.mark.rare),
 ]
 
 
@@ -79,14 +82,24 @@ def check_same(sizes, *kind):
     np.testing.assert_allclose(split[0, 1], whole[0, 1], rtol=1e-5)
 
 
-@pytest.mark.parametrize("sizes", MESHES, ids=lambda sizes: "x".join(map(str, sizes)))
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param(
+            sizes,
+            id="x".join(map(str, sizes)),
+            marks=() if sizes in OFTEN else pytest.mark.rare,
+        )
+        for sizes in MESHES
+    ],
+)
 def test_same_losses(sizes):
     check_same(sizes)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids="-".join)
-def test_same_losses_with_every_memory(kind):
-    check_same((1, 2, 2, 2), *kind)
+@pytest.mark.parametrize(("rule", "aggregation", "exchange"), KINDS)
+def test_same_losses_with_every_memory(rule, aggregation, exchange):
+    check_same((1, 2, 2, 2), rule, aggregation, exchange)
 
 
 @pytest.mark.parametrize(

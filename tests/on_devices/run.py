@@ -8,14 +8,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def passes(file, devices, *options):
+def passes(file, devices, request=None):
     """Assert that the tests of tests/on_devices/`file` pass on so many CPU devices.
 
     Args:
       file: its name.
       devices: how many.
-      options: of pytest.
+      request: of pytest, whose `--all` is passed on.
     """
+    options = ["--all"] if request and request.config.getoption("--all") else []
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
     run = subprocess.run(
