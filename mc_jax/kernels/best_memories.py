@@ -1,16 +1,19 @@
 """The memories that a token's router scores best, and the gradients of their logits.
 
-On a CPU a tile of tokens at a time is scored against all memories, and neither the logits of all
-memories nor their gradients are ever arrays in memory: of the gradients few are not 0.
+On a CPU a tile of tokens at a time is scored against the memories that it may see, and neither the
+logits of all memories nor their gradients are ever arrays in memory: of the gradients few are not
+0.
 """
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mc_jax.kernels.causal_tiles import seen_memories
 from mc_jax.kernels.chips import on_cpu
 from mc_jax.kernels.in_place import scan_runs
 from mc_jax.typing import Array, Bool, Float, Int
@@ -46,9 +49,7 @@ def best_memories(
     """
     memories = descriptors.shape[0]
 
-    def step_until(tokens: int) -> Callable:
-        seen = _seen(tokens, memories, top_k, segment_len)
-
+    def step(seen: int) -> Callable:
         # One that is not a number is selected, and shows in what the token reads.
         def tile(_: None, u: Array, visible: Array) -> tuple[None, list[Array]]:
             logits = descriptors[:seen] @ u.astype(descriptors.dtype)
@@ -57,15 +58,28 @@ def best_memories(
 
         return tile
 
-    _, (best, memory) = scan_runs(step_until, RUNS if segment_len else 1, None, u, visible)
+    _, (best, memory) = _scan(step, memories, top_k, segment_len, None, u, visible)
     return best, memory
 
 
-def _seen(tokens: int, memories: int, top_k: int, segment_len: int | None) -> int:
-    """How many of the memories the first tokens may see; at least as many as are looked for."""
-    if segment_len is None:
-        return memories
-    return min(max(top_k, (tokens - 1) // segment_len), memories)
+def _scan(
+    step: Callable[[int], Callable],
+    memories: int,
+    top_k: int,
+    segment_len: int | None,
+    carry: Any,
+    *columns: Array,
+) -> tuple[Any, list[Array]]:
+    """`scan_runs`, with `step` of how many memories the tokens before a run's end may see."""
+
+    def step_until(tokens: int) -> Callable:
+        if segment_len is None:
+            return step(memories)
+        seen, _ = seen_memories(memories, tokens, segment_len, 0)
+        # There are as many as are looked for.
+        return step(max(seen, min(top_k, memories)))
+
+    return scan_runs(step_until, RUNS if segment_len else 1, carry, *columns)
 
 
 def _forward(
@@ -80,8 +94,7 @@ def _backward(
 ) -> tuple:
     u, descriptors, memory = saved
 
-    def step_until(tokens: int) -> Callable:
-        seen = _seen(tokens, len(descriptors), top_k, segment_len)
+    def step(seen: int) -> Callable:
         every = jnp.arange(seen)[:, None]
 
         def tile(
@@ -95,9 +108,9 @@ def _backward(
 
         return tile
 
+    facts = len(descriptors), top_k, segment_len
     arrays = u, memory, cotangents[0]
-    start = jnp.zeros_like(descriptors)
-    of_descriptors, (of_u,) = scan_runs(step_until, RUNS if segment_len else 1, start, *arrays)
+    of_descriptors, (of_u,) = _scan(step, *facts, jnp.zeros_like(descriptors), *arrays)
     return of_u, of_descriptors, None
 
 

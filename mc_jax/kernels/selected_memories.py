@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mc_jax.kernels.causal_tiles import Read, pull_through
+from mc_jax.kernels.causal_tiles import Read, pull_through, seen_memories, starts_here
 from mc_jax.kernels.chips import on_cpu
-from mc_jax.kernels.gates import Router, Scores, selected_gates
+from mc_jax.kernels.gates import Router, Scores, selected_gates, visible_memories
 from mc_jax.kernels.in_place import scan_in_place
 from mc_jax.kernels.tiles import round_up
 from mc_jax.memory.network import accumulator
@@ -73,7 +73,7 @@ def group(memory: Int[Array, " pairs"], memories: int) -> Groups:
     """Sort pairs into slots.
 
     Args:
-      memory: of each pair; `memories` for a pair that reads none.
+      memory: of each pair; `memories` or more for a pair that reads none.
       memories: how many there are.
     """
     pairs = memory.shape[0]
@@ -98,7 +98,7 @@ def _sorted(memory: Int[Array, " pairs"], memories: int) -> tuple[Array, Array]:
 
     Numbers alone are sorted four times as fast as numbers with something beside them.
     """
-    pairs = memory.shape[0]
+    pairs, memory = memory.shape[0], jnp.minimum(memory, memories)
     if (memories + 1) * pairs > jnp.iinfo(memory.dtype).max:
         ordered, pair = lax.sort((memory, jnp.arange(pairs)), num_keys=1)
         return ordered, pair
@@ -125,26 +125,29 @@ def read_selected(
     memory_read: RowRead,
     weights: Any,
     router: Router | Scores,
-    visible: Array,
     x: Float[Array, "in tokens"],
+    segment_len: int,
+    first_segment: Int[Array, ""] | int,
     top_k: int,
-    segment_len: int | None = None,
 ) -> tuple[Float[Array, "out tokens"], Float[Array, " tokens"]]:
     """Outputs, mixed of the `top_k` best memories of each token, and the online memory's gates.
 
     Args:
       memory_read: how a memory is read.
-      weights: leaves [memories, ...]; what no token sees may be left out at the end.
+      weights: leaves [memories, ...].
       router: what memories are scored with.
-      visible: which memories a token may read [memories, tokens].
       x: inputs.
+      segment_len: tokens of a segment.
+      first_segment: segment of the first token, which sees the memories before it.
       top_k: memories that a token reads.
-      segment_len: see `best_memories`.
     """
-    memories = jax.tree.leaves(weights)[0].shape[0]
-    own, gate, memory = selected_gates(router, visible, top_k, segment_len)
-    groups = group(memory.reshape(-1), memories)
+    facts = jax.tree.leaves(weights)[0].shape[0], x.shape[1], segment_len, first_segment
+    seen, _ = seen_memories(*facts)
+    known = segment_len if starts_here(first_segment) else None
+    own, gate, memory = selected_gates(router, visible_memories(*facts), top_k, known)
+    groups = group(memory.reshape(-1), seen)
     at_once = AT_ONCE if on_cpu() else groups.memory_of.shape[0]
+    weights = jax.tree.map(lambda w: w[:seen], weights)
     return _mix((memory_read, at_once), weights, gate, x, groups), own
 
 

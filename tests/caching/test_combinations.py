@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import mc_jax
+from tests.rare import param
 
 from .cases import (
     AGGREGATIONS,
@@ -89,11 +90,11 @@ def cases():
         mine = layouts[(turn + GATES.index(case.gate)) % len(layouts)]
         gated = case.aggregation in GATED and case.gate != "context"
         rare = gated and (case.segmentation, case.write_mode) != mine
-        found.append(pytest.param(case, marks=pytest.mark.rare if rare else ()))
-    return found + pooled_values() + routed_blocks()
+        found.append(param(case, rare=rare, id=str(case)))
+    return found + [param(x, rare=False, id=str(x)) for x in pooled_values() + routed_blocks()]
 
 
-@pytest.fixture(scope="module", params=cases(), ids=str)
+@pytest.fixture(scope="module", params=cases())
 def whole(request):
     case = request.param
     inputs = make_inputs(case, LENGTH, hidden=10)

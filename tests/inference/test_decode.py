@@ -12,6 +12,7 @@ from mc_jax.inference import decode_step, make_room, prefill
 from mc_jax.inference.run import room_for
 from mc_jax.model import LanguageModel
 from tests.model import tiny
+from tests.rare import named
 
 LENGTH, DECODED = 84, 12
 RAGGED = np.array([72, 37])
@@ -108,10 +109,7 @@ def check(config, params, tolerance):
 RARE = ("titans-grm-logarithmic-shared",)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(x, marks=pytest.mark.rare if x in RARE else ()) for x in MODELS],
-)
+@pytest.mark.parametrize("name", named({name: name for name in MODELS}, RARE))
 def test_float64(name, x64):
     config = model(name, "float64")
     check(config, params_of(config, "float64"), 1e-9)

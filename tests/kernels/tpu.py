@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from tests.rare import param
+
 TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 
 # There requirements-dev.txt brings it, so that these tests run or fail.
@@ -23,14 +25,13 @@ needs_libtpu = pytest.mark.skipif(
 def on_every_chip(cases: dict):
     """Parametrize a test by `chip` and `case`; those in float32 for more than one chip are rare."""
 
-    def rare(chip: str, case) -> bool:
-        return case.dtype == jnp.float32 and chip != "v5e"
-
     return pytest.mark.parametrize(
         ("chip", "case"),
         [
-            pytest.param(
-                chip, case, id=f"{name}-{chip}", marks=pytest.mark.rare if rare(chip, case) else ()
+            param(
+                *(chip, case),
+                rare=case.dtype == jnp.float32 and chip != "v5e",
+                id=f"{name}-{chip}",
             )
             for name, case in cases.items()
             for chip in TOPOLOGIES

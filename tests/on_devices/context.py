@@ -1,6 +1,6 @@
 """A sequence that is split over devices gives what it gives on one, its gradients included.
 
-Run by tests/caching/test_context.py, on four devices; half of the combinations with `--all` only.
+Run by tests/caching/test_context.py, on four devices; some combinations with `--all` only.
 """
 
 import functools
@@ -14,6 +14,7 @@ from jax.sharding import AxisType, PartitionSpec
 import mc_jax
 from mc_jax.caching.context import in_zigzag
 from tests.caching.cases import Case, assert_close, call, cast, make_inputs
+from tests.rare import param
 
 DEVICES = 4
 TOKENS = PartitionSpec(None, "context")
@@ -64,13 +65,18 @@ ALL = [
     ("titans", "ssc", "constant", "checkpoint", "context", "keys", 3, "gather", "contiguous"),
     ("dla", "ssc", "constant", "independent", "shared_query", "keys", 3, "ring", "zigzag"),
 ]
-# Of whose options others have each.
-RARE = [
-    *((*GATHERED[i], "gather", "contiguous") for i in (0, 1, 6, 7, 9, 11, 13)),
-    *((*PASSED_ON[i], "ring", "contiguous") for i in (0, 2, 4, 7, 8)),
-    *((*ZIGZAG[i], "zigzag") for i in (1, 3, 5)),
-    ALL[-2],
-]
+
+
+def parameters():
+    """All, by name; one is rare if those that follow have each of its options, and its exchange."""
+    found, met = [], set()
+    for names in reversed(ALL):
+        *options, exchange, placement = names
+        options = {(exchange, *option) for option in zip(NAMES, options, strict=False)}
+        options.add((exchange, "placement", placement))
+        found.append(param(names, rare=options <= met, id="-".join(map(str, names))))
+        met |= options
+    return found[::-1]
 
 
 def split(case, exchange, placement, inputs):
@@ -97,10 +103,6 @@ def split(case, exchange, placement, inputs):
     return y[:, np.argsort(order)]
 
 
-def _name(names):
-    return "-".join(map(str, names))
-
-
 def test_zigzag():
     tokens = np.asarray(in_zigzag(np.arange(16)[None], 4)[0])
     expected = [[0, 1, 14, 15], [2, 3, 12, 13], [4, 5, 10, 11], [6, 7, 8, 9]]
@@ -108,10 +110,7 @@ def test_zigzag():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    "names",
-    [pytest.param(x, marks=pytest.mark.rare if x in RARE else (), id=_name(x)) for x in ALL],
-)
+@pytest.mark.parametrize("names", parameters())
 def test_one_device(names):
     *options, exchange, placement = names
     case = Case(**dict(zip(NAMES, options, strict=False)))

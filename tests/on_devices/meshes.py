@@ -26,6 +26,7 @@ from mc_jax.training.experiment import check, check_devices
 from mc_jax.training.functions import functions_of
 from mc_jax.training.metrics import read
 from mc_jax.training.sharding import Shardings, to_devices
+from tests.rare import param
 
 STEPS = 10
 MESHES = [
@@ -37,10 +38,10 @@ MESHES = [
 OFTEN = [(1, 1, 8, 1), (1, 2, 2, 2)]
 # Every kind of memory, on meshes of all axes.
 KINDS = [
-    ("swla", "soup", "gather"),
-    ("dla", "grm", "ring"),
-    pytest.param("linear", "none", "gather", marks=pytest.mark.rare),
-    pytest.param("titans", "residual", "gather", marks=pytest.mark.rare),
+    param("swla", "soup", "gather", rare=False),
+    param("dla", "grm", "ring", rare=False),
+    param("linear", "none", "gather", rare=True),
+    param("titans", "residual", "gather", rare=True),
 ]
 
 
@@ -83,15 +84,7 @@ def check_same(sizes, *kind):
 
 
 @pytest.mark.parametrize(
-    "sizes",
-    [
-        pytest.param(
-            sizes,
-            id="x".join(map(str, sizes)),
-            marks=() if sizes in OFTEN else pytest.mark.rare,
-        )
-        for sizes in MESHES
-    ],
+    "sizes", [param(x, rare=x not in OFTEN, id="x".join(map(str, x))) for x in MESHES]
 )
 def test_same_losses(sizes):
     check_same(sizes)

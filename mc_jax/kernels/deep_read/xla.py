@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from mc_jax.kernels.causal_tiles import seen_memories, starts_here, sum_over_memories
+from mc_jax.kernels.causal_tiles import seen_memories, sum_over_memories
 from mc_jax.kernels.gates import Router, Scores, read_gates, visible_memories
 from mc_jax.kernels.selected_memories import RowRead, read_selected, worth_selecting
 from mc_jax.memory.network import MlpNetwork, MlpWeights, linear_of
@@ -21,19 +21,19 @@ def xla(
 ) -> tuple[Float[Array, "head_dim tokens"], Float[Array, " tokens"]]:
     """See `deep_read`."""
     memories, tokens = weights.w1.shape[0], q.shape[1]
-    visible = visible_memories(memories, tokens, segment_len, first_segment)
     seen, on_average = seen_memories(memories, tokens, segment_len, first_segment)
-    weights = jax.tree.map(lambda w: w[:seen], weights)
 
     def read(weights: MlpWeights, x: Array) -> Array:
         return network.features(linear_of(weights, x.dtype), x)
 
     if router is not None and worth_selecting(top_k, on_average, tokens):
-        known = segment_len if starts_here(first_segment) else None
-        y, own = read_selected(RowRead.of(read), weights, router, visible, q, top_k, known)
+        facts = segment_len, first_segment, top_k
+        y, own = read_selected(RowRead.of(read), weights, router, q, *facts)
         return y.astype(q.dtype), own
+    visible = visible_memories(memories, tokens, segment_len, first_segment)
     own, gate = read_gates(router, visible, top_k, q.dtype)
     if not seen:
         return jnp.zeros_like(q), own
+    weights = jax.tree.map(lambda w: w[:seen], weights)
     y = sum_over_memories(read, weights, gate[:seen], q, segment_len, first_segment)
     return y.astype(q.dtype), own

@@ -30,12 +30,11 @@ def xla(
 ) -> tuple[Float[Array, "out tokens"], Float[Array, " tokens"]]:
     """See `linear_read`."""
     tokens = q.shape[1]
-    visible = visible_memories(weights.shape[0], tokens, segment_len, first_segment)
     seen, on_average = seen_memories(weights.shape[0], tokens, segment_len, first_segment)
     if router is not None and worth_selecting(top_k, on_average, tokens):
-        known = segment_len if starts_here(first_segment) else None
-        y, own = read_selected(ROWS, weights[:seen], router, visible, q, top_k, known)
+        y, own = read_selected(ROWS, weights, router, q, segment_len, first_segment, top_k)
         return y.astype(q.dtype), own
+    visible = visible_memories(weights.shape[0], tokens, segment_len, first_segment)
     own, gate = read_gates(router, visible, top_k, q.dtype)
     if not seen:
         return jnp.zeros((weights.shape[1], tokens), q.dtype), own

@@ -11,6 +11,7 @@ from tests.kernels.deep_read.cases import (
     Case,
     assert_equals_the_reference,
 )
+from tests.rare import named
 
 # Tokens gathered for each memory, as far as they are few.
 COLUMNS = dataclasses.replace(SMALL, tokens=512, slots=128, slots_backward=128)
@@ -91,12 +92,6 @@ CASES = {
 RARE = ("many memories",)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, id=name, marks=pytest.mark.rare if name in RARE else ())
-        for name, case in CASES.items()
-    ],
-)
+@pytest.mark.parametrize("case", named(CASES, RARE))
 def test_equals_the_reference(case):
     assert_equals_the_reference(case, "pallas_interpret")

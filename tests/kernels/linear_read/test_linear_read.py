@@ -11,6 +11,7 @@ from mc_jax.kernels.gates import Router, Scores
 from mc_jax.kernels.linear_read import Config, linear_read
 from tests.kernels.reads import TOLERANCE, assert_close, heads_and_sequences, program
 from tests.kernels.tpu import compile_for, needs_libtpu, on_every_chip
+from tests.rare import named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,13 +113,7 @@ RARE = ("many memories",)
 
 
 @pytest.mark.parametrize("implementation", ["xla", "pallas_interpret"])
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, id=name, marks=pytest.mark.rare if name in RARE else ())
-        for name, case in CASES.items()
-    ],
-)
+@pytest.mark.parametrize("case", named(CASES, RARE))
 def test_equals_the_reference(case, implementation):
     args, cotangents = inputs(case)
     actual = outputs_and_gradients(case, implementation, args, cotangents)
