@@ -19,7 +19,6 @@ from tests.rare import param
 from .cases import (
     AGGREGATIONS,
     GATED,
-    GATES,
     RULES,
     SEGMENTATIONS,
     WRITE_MODES,
@@ -79,17 +78,17 @@ def program(case, implementation):
 
 
 def cases():
-    """All of them; a gate other than "context" is rare but in one layout of the segments.
+    """All of them, of which most gated ones are rare.
 
-    Every rule and aggregation has each gate once, and each layout meets each gate.
+    The others have every rule and aggregation with each gate, and with each layout of segments.
     """
     layouts = list(itertools.product(SEGMENTATIONS, WRITE_MODES))
+    turns = {"context": (0, 1), "shared_query": (2,), "position": (3,), "none": (0,)}
     found = []
     for case in combinations():
-        turn = RULES.index(case.rule) + AGGREGATIONS.index(case.aggregation)
-        mine = layouts[(turn + GATES.index(case.gate)) % len(layouts)]
-        gated = case.aggregation in GATED and case.gate != "context"
-        rare = gated and (case.segmentation, case.write_mode) != mine
+        start = RULES.index(case.rule) + AGGREGATIONS.index(case.aggregation)
+        often = [layouts[(start + turn) % len(layouts)] for turn in turns[case.gate]]
+        rare = case.aggregation in GATED and (case.segmentation, case.write_mode) not in often
         found.append(param(case, rare=rare, id=str(case)))
     return found + [param(x, rare=False, id=str(x)) for x in pooled_values() + routed_blocks()]
 

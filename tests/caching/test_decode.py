@@ -9,6 +9,7 @@ import pytest
 
 import mc_jax
 from mc_jax.caching.token_read import BLOCK
+from tests.rare import param
 
 from .cases import Case, assert_close, call, cast, cut, make_inputs, quick_call, quick_jit
 
@@ -81,7 +82,7 @@ def test_a_broken_memory_shows(route_every, implementation):
         Case("linear", "ssc", route_every=3, top_k=1),
         Case("titans", "soup"),
         Case("dla", "grm", "logarithmic"),
-        Case("linear", "grm", "logarithmic"),
+        param(Case("linear", "grm", "logarithmic"), rare=True, id="linear-grm-logarithmic"),
         Case("linear", "none", gate="none"),
     ],
     ids=str,

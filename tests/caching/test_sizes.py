@@ -10,6 +10,7 @@ import mc_jax
 from mc_jax.caching import FORMS
 from mc_jax.errors import InputError
 from tests.compiling import QUICK
+from tests.rare import param
 
 from .cases import Case, call, cast, make_inputs
 
@@ -122,13 +123,13 @@ def growth(case, implementation="chunked"):
     ("rule", "aggregation", "write_mode"),
     [
         ("titans", "none", "independent"),
-        ("titans", "grm", "independent"),
+        param("titans", "grm", "independent", rare=True),
         ("titans", "grm", "checkpoint"),
         ("titans", "soup", "independent"),
-        ("titans", "soup", "checkpoint"),
+        param("titans", "soup", "checkpoint", rare=True),
         ("titans", "ssc", "independent"),
-        ("titans", "ssc", "checkpoint"),
-        ("dla", "grm", "checkpoint"),
+        param("titans", "ssc", "checkpoint", rare=True),
+        param("dla", "grm", "checkpoint", rare=True),
         ("dla", "soup", "independent"),
     ],
 )

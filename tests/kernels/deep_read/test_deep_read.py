@@ -88,8 +88,8 @@ CASES = {
 }
 
 
-# A minute to compile, as linear_read's.
-RARE = ("many memories",)
+# A minute to compile, as linear_read's; activations by themselves are in test_activations.
+RARE = ("many memories", "silu in bfloat16", "relu in bfloat16")
 
 
 @pytest.mark.parametrize("case", named(CASES, RARE))
