@@ -130,12 +130,13 @@ def _backward(
         of_y, of_gate, of_scale = state
         normed, factor = _norm(static, place.columns(y).astype(scale.dtype))
         z, cotangent = (place.rows(x).astype(scale.dtype) for x in (gate, of_result))
-        rows, opened = normed.T, jax.nn.sigmoid(z)
+        below = 1 + jnp.exp(-z)
+        rows, opened = normed.T, 1 / below
         of_z = cotangent * rows * scale * opened * (1 + z * (1 - opened))
-        of_rows = cotangent * z * opened
-        of_normed = (of_rows * scale).T
+        of_rows = cotangent * z / below
         # What lies along a normed vector does not change it.
-        along = _of_heads(jnp.mean, static[0], of_normed * normed)
+        along = _of_heads(jnp.mean, static[0], of_rows.T * scale[:, None] * normed)
+        of_normed = of_rows.T * scale[:, None]
         return (
             place.put_columns(of_y, (of_normed - normed * along) * factor),
             place.put_rows(of_gate, of_z),

@@ -3,6 +3,9 @@
 XLA takes a pass over memory for each of them and for each transposition. Here a tile of tokens goes
 through all of them while it is in a core's cache: in rows, with channels side by side as the
 projection leaves them, and out with tokens last as memories take them.
+
+XLA takes a quotient once, and sums and products again for each of their uses, transpositions too:
+what is transposed, or used often, is the quotient of its terms.
 """
 
 import functools
@@ -48,106 +51,125 @@ def convolve_tiles(
     width, _, heads, head_dim = kernel.shape
     batch, length = x.shape[:2]
     channels = 3 * heads * head_dim
-    tiles = x.reshape(batch, -1, tile, channels)
     if tail is None:
         tail = jnp.zeros((batch, width - 1, 3, heads, head_dim), x.dtype)
-    first = tail.reshape(batch, 1, width - 1, channels).astype(x.dtype)
-    before = jnp.concatenate([first, tiles[:, :-1, tile - width + 1 :]], 1)
     q, k, v = _convolve(
         (heads, eps),
         kernel.reshape(width, channels).astype(accumulator(x.dtype)),
-        tiles.reshape(-1, tile, channels),
-        before.reshape(-1, width - 1, channels),
+        x.reshape(batch, -1, tile, channels),
+        tail.reshape(batch, width - 1, channels).astype(x.dtype),
     )
     shape = batch, length // tile, heads, head_dim, tile
     return q.reshape(shape), k.reshape(shape), v.reshape(shape)
 
 
 class _Passed(NamedTuple):
-    """What a tile's tokens [tile, channels] are on their way.
+    """What a tile's tokens [tile, channels] are on their way, `silu(z) = z / below`.
 
     Attributes:
-      taps: the tokens that each step back of the convolution reads.
       z: convolved.
-      gate: `sigmoid(z)`.
-      y: `silu(z)`.
-      scale: one over the length, of queries and keys [tile, 2 * heads].
+      below: `1 + exp(-z)`.
+      length: of each head's queries and keys [tile, 3 * heads, 1]; 1 for its values.
     """
 
-    taps: list[Array]
     z: Array
-    gate: Array
-    y: Array
-    scale: Array
+    below: Array
+    length: Array
 
 
 def _pass(static: tuple[int, float], kernel: Array, x: Array, before: Array) -> _Passed:
     heads, eps = static
     rows = jnp.concatenate([before, x]).astype(kernel.dtype)
     steps, tile = before.shape[0], x.shape[0]
-    taps = [lax.slice_in_dim(rows, steps - i, steps - i + tile) for i in range(steps + 1)]
-    z = sum(w * rows for w, rows in zip(kernel, taps, strict=True))
-    gate = jax.nn.sigmoid(z)
-    y = z * gate
-    return _Passed(taps, z, gate, y, lax.rsqrt(_by_head(y * y, heads) + eps))
+    z = sum(w * lax.slice_in_dim(rows, steps - i, steps - i + tile) for i, w in enumerate(kernel))
+    below = 1 + jnp.exp(-z)
+    y = z / below
+    length = jnp.where(_normed(heads), jnp.sqrt(_by_head(y * y, heads) + eps), 1)
+    return _Passed(z, below, length)
+
+
+def _heads(x: Array, heads: int) -> Array:
+    """Channels by head: those of queries, of keys and of values [tile, 3 * heads, head_dim]."""
+    return x.reshape(len(x), 3 * heads, -1)
+
+
+def _normed(heads: int) -> Array:
+    """Which of `_heads` go to length 1."""
+    return jnp.arange(3 * heads)[:, None] < 2 * heads
 
 
 def _by_head(x: Array, heads: int) -> Array:
-    """Sums over the channels of each head, of queries and keys."""
-    of_both = x[:, : x.shape[1] // 3 * 2]
-    return jnp.sum(of_both.reshape(x.shape[0], 2 * heads, -1), -1)
+    """Sums over the channels of each of `_heads` [tile, 3 * heads, 1]."""
+    return jnp.sum(_heads(x, heads), -1, keepdims=True)
 
 
-def _to_channels(x: Array, channels: int, of_values: float) -> Array:
-    """The inverse of `_by_head`: each head's number for its channels, and one for all values."""
-    of_both = jnp.repeat(x, channels * 2 // (3 * x.shape[1]), 1)
-    return jnp.concatenate([of_both, jnp.full((x.shape[0], channels // 3), of_values, x.dtype)], 1)
+def _over_tiles(x: Array) -> Array:
+    """One axis in place of sequences and their tiles."""
+    return x.reshape(-1, *x.shape[2:])
+
+
+def _before(x: Array, tail: Array) -> Array:
+    """The tokens before each tile's first [batch, tiles, width - 1, channels]."""
+    steps, tile = tail.shape[1], x.shape[2]
+    return jnp.concatenate([tail[:, None], x[:, :-1, tile - steps :]], 1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _convolve(static: tuple[int, float], kernel: Array, x: Array, before: Array) -> list[Array]:
-    """A third [tiles, channels / 3, tile] each for queries, keys and values."""
+def _convolve(
+    static: tuple[int, float],
+    kernel: Float[Array, "width channels"],
+    x: Float[Array, "batch tiles tile channels"],
+    tail: Float[Array, "batch before channels"],
+) -> list[Array]:
+    """A third [batch * tiles, channels / 3, tile] each for queries, keys and values."""
+    heads, _ = static
 
     def tile(inputs: tuple[Array, Array]) -> list[Array]:
-        passed = _pass(static, kernel, *inputs)
-        y = passed.y * _to_channels(passed.scale, kernel.shape[1], 1.0)
+        z, below, length = _pass(static, kernel, *inputs)
+        y = z / (_heads(below, heads) * length).reshape(z.shape)
         return jnp.split(y.T.astype(x.dtype), 3)
 
-    return lax.map(tile, (x, before))
+    return lax.map(tile, (_over_tiles(x), _over_tiles(_before(x, tail))))
 
 
 def _forward(
-    static: tuple[int, float], kernel: Array, x: Array, before: Array
+    static: tuple[int, float], kernel: Array, x: Array, tail: Array
 ) -> tuple[list[Array], tuple]:
-    return _convolve(static, kernel, x, before), (kernel, x, before)
+    return _convolve(static, kernel, x, tail), (kernel, x, tail)
 
 
 def _backward(static: tuple[int, float], saved: tuple, cotangents: list[Array]) -> tuple:
-    kernel, x, before = saved
-    heads, channels, steps = static[0], kernel.shape[1], before.shape[1]
+    kernel, x, tail = saved
+    heads, steps = static[0], tail.shape[1]
 
-    def tile(of_kernel: Array, inputs: tuple) -> tuple[Array, tuple[Array, Array]]:
-        x, before, cotangents = inputs
-        passed = _pass(static, kernel, x, before)
+    def tile(state: tuple[Array, Array], inputs: tuple) -> tuple[tuple, tuple]:
+        of_kernel, of_next = state
+        x, before, is_last, *cotangents = inputs
+        z, below, length = _pass(static, kernel, x, before)
         of_y = jnp.concatenate(cotangents).T.astype(kernel.dtype)
         # Of a vector at length 1, what lies along it has no gradient.
-        along = _by_head(passed.y * of_y, heads) * passed.scale**2
-        of_y = of_y - passed.y * _to_channels(along, channels, 0.0)
-        of_y = of_y * _to_channels(passed.scale, channels, 1.0)
-        of_z = of_y * passed.gate * (1 + passed.z * (1 - passed.gate))
-        of_taps = jnp.stack([jnp.sum(of_z * rows, 0) for rows in passed.taps])
-        padded = jnp.pad(of_z, ((steps, steps), (0, 0)))
-        of_rows = sum(
-            w * lax.slice_in_dim(padded, i, i + steps + x.shape[0]) for i, w in enumerate(kernel)
-        )
-        of_before, of_x = of_rows[:steps], of_rows[steps:]
-        return of_kernel + of_taps, (
-            of_x.astype(x.dtype),
-            of_before.astype(x.dtype),
-        )
+        gate, gated = 1 / below, of_y / below
+        along = jnp.where(_normed(heads), _by_head(z * gated, heads) / length**2, 0)
+        across = _heads(gated, heads) - _heads(z * gate**2, heads) * along
+        of_z = (across * _heads(1 + z * (1 - gate), heads) / length).reshape(z.shape)
+        rows = jnp.concatenate([of_z, jnp.where(is_last, 0, of_next)])
+        after = [lax.slice_in_dim(rows, i, i + len(x)) for i in range(steps + 1)]
+        of_x = sum(w * rows for w, rows in zip(kernel, after, strict=True))
+        of_taps = jnp.stack([jnp.sum(x.astype(kernel.dtype) * rows, 0) for rows in after])
+        first = of_z[:steps]
+        return (of_kernel + of_taps, first), (of_x.astype(x.dtype), first)
 
-    of_kernel, (of_x, of_before) = lax.scan(tile, jnp.zeros_like(kernel), (x, before, cotangents))
-    return of_kernel, of_x, of_before
+    batch, tiles = x.shape[:2]
+    is_last = jnp.tile(jnp.arange(tiles) == tiles - 1, batch)
+    inputs = _over_tiles(x), _over_tiles(_before(x, tail)), is_last, *cotangents
+    start = jnp.zeros_like(kernel), jnp.zeros((steps, x.shape[-1]), kernel.dtype)
+    (of_kernel, _), (of_x, first) = lax.scan(tile, start, inputs, reverse=True)
+    # A token before the first is read by the first ones.
+    padded = jnp.pad(first.reshape(batch, tiles, steps, -1)[:, 0], ((0, 0), (steps, 0), (0, 0)))
+    after = [padded[:, i : i + steps] for i in range(steps + 1)]
+    of_tail = sum(w * rows for w, rows in zip(kernel, after, strict=True))
+    of_kernel += jnp.stack([jnp.sum(tail * rows, (0, 1)) for rows in after])
+    return of_kernel, of_x.reshape(x.shape), of_tail.astype(tail.dtype)
 
 
 _convolve.defvjp(_forward, _backward)
