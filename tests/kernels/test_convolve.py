@@ -62,6 +62,19 @@ def test_tiles_equal_parts(length, with_tail, dtype):
     assert_close(run(in_tiles, args), run(by_parts, exact), TOLERANCE[dtype])
 
 
+def test_tiles_of_tokens_far_from_0():
+    """Beyond what float32 has an exponential of."""
+    kernel, x, weights = inputs(48)
+    kernel = 100 * kernel
+    assert jnp.max(jnp.abs(conv_rows(kernel, x, None))) > 500
+
+    def run(form):
+        y, back = jax.vjp(form, kernel, x)
+        return y, back(weights)
+
+    assert_close(run(in_tiles), run(by_parts), 2e-5)
+
+
 def test_the_model_takes_tiles_on_a_cpu(monkeypatch):
     kernel, x, _ = inputs(64)
     monkeypatch.setattr(memory_layer, "BLOCK_LEN", 32)

@@ -49,6 +49,18 @@ def test_reads_of_nothing_have_finite_gradients():
     assert all(jnp.all(jnp.isfinite(g)) for g in gradients)
 
 
+def test_gates_far_from_0():
+    """Beyond what float32 has an exponential of."""
+    y, _, scale, weights = inputs(16)
+    gate = jnp.resize(jnp.array([-1e4, -100, -88, -20, 20, 100, 1e4]), y.shape)
+
+    def run(form):
+        z, back = jax.vjp(form, y, gate, scale)
+        return z, back(weights)
+
+    assert_close(run(in_tiles), run(by_parts), 2e-5)
+
+
 def test_the_model_takes_tiles_on_a_cpu(monkeypatch):
     y, gate, scale, _ = inputs(64)
     norm, params = GatedNorm(), {"params": {"scale": scale}}

@@ -4,8 +4,8 @@ XLA takes a pass over memory for each of them and for each transposition. Here a
 through all of them while it is in a core's cache: in rows, with channels side by side as the
 projection leaves them, and out with tokens last as memories take them.
 
-XLA takes a quotient once, and sums and products again for each of their uses, transpositions too:
-what is transposed, or used often, is the quotient of its terms.
+XLA takes a quotient once, and sums, products and transpositions again for each of their uses: what
+is transposed, or used often, is written as a quotient.
 """
 
 import functools
