@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.rare import param
+
 from .cases import Case, assert_close, call, cast, combinations, make_inputs, quick_call, quick_jit
 from .naive import naive_memory_caching
 
@@ -12,7 +14,13 @@ LENGTH = 41
 
 
 # The gate is computed in one place for every rule and memory; one kind of it is enough here.
-@pytest.mark.parametrize("case", combinations(gates=("context",)), ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        param(case, rare=case.write_mode == "checkpoint", id=str(case))
+        for case in combinations(gates=("context",))
+    ],
+)
 def test_float32(case):
     # Wide enough that the norm of a DLA memory seldom meets a vector that is nearly constant, which
     # magnifies rounding.

@@ -12,7 +12,7 @@ from mc_jax.inference import decode_step, make_room, prefill
 from mc_jax.inference.run import room_for
 from mc_jax.model import LanguageModel
 from tests.model import tiny
-from tests.rare import named
+from tests.rare import named, param
 
 LENGTH, DECODED = 84, 12
 RAGGED = np.array([72, 37])
@@ -106,7 +106,7 @@ def check(config, params, tolerance):
         close(logits[row], row, position[row])
 
 
-RARE = ("titans-grm-logarithmic-shared",)
+RARE = ("titans-grm-logarithmic-shared", "hybrid")
 
 
 @pytest.mark.parametrize("name", named({name: name for name in MODELS}, RARE))
@@ -115,7 +115,7 @@ def test_float64(name, x64):
     check(config, params_of(config, "float64"), 1e-9)
 
 
-@pytest.mark.parametrize("name", ["linear-ssc", "dla-soup-checkpoint", "hybrid"])
+@pytest.mark.parametrize("name", ["linear-ssc", param("dla-soup-checkpoint", rare=True), "hybrid"])
 def test_bfloat16(name):
     """Two orders of operations differ by roundings of bfloat16."""
     # Of a width whose sums average roundings, and as at the start: perturbed ones amplify them.

@@ -22,15 +22,15 @@ needs_libtpu = pytest.mark.skipif(
 )
 
 
-def on_every_chip(cases: dict):
-    """Parametrize a test by `chip` and `case`; those in float32 for more than one chip are rare."""
+def on_every_chip(cases: dict, rare=()):
+    """Parametrize by `chip` and `case`; float32, and some, are `rare` for all chips but one."""
 
     return pytest.mark.parametrize(
         ("chip", "case"),
         [
             param(
                 *(chip, case),
-                rare=case.dtype == jnp.float32 and chip != "v5e",
+                rare=(case.dtype == jnp.float32 or name in rare) and chip != "v5e",
                 id=f"{name}-{chip}",
             )
             for name, case in cases.items()

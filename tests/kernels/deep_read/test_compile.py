@@ -21,7 +21,7 @@ CASES = {
 
 
 @needs_libtpu
-@on_every_chip(CASES)
+@on_every_chip(CASES, rare=("several stacks", "ssc by columns"))
 def test_forward_and_backward_compile(chip, case):
     args = jax.eval_shape(lambda: inputs(case)[0])
 

@@ -254,7 +254,8 @@ def test_refusals_name_the_reason():
             *(128, 1024, 7, 128), dtype=jnp.bfloat16, config=None, shape=(512, 128)
         ),
         "wide memories": Case(96, 1024, 7, 128, dtype=jnp.bfloat16, config=None, shape=(96, 384)),
-    }
+    },
+    rare=("several stacks",),
 )
 def test_compiles_for_tpus(chip, case):
     """Forward and backward."""
