@@ -153,11 +153,9 @@ def _backward(static: tuple[int, float], saved: tuple, cotangents: list[Array]) 
         across = _heads(gated, heads) - _heads(z * gate**2, heads) * along
         of_z = (across * _heads(1 + z * (1 - gate), heads) / length).reshape(z.shape)
         rows = jnp.concatenate([of_z, jnp.where(is_last, 0, of_next)])
-        after = [lax.slice_in_dim(rows, i, i + len(x)) for i in range(steps + 1)]
-        of_x = sum(w * rows for w, rows in zip(kernel, after, strict=True))
-        of_taps = jnp.stack([jnp.sum(x.astype(kernel.dtype) * rows, 0) for rows in after])
+        of_x, of_taps = _of_read(kernel, x, rows)
         first = of_z[:steps]
-        return (of_kernel + of_taps, first), (of_x.astype(x.dtype), first)
+        return (of_kernel + of_taps, first), (of_x, first)
 
     batch, tiles = x.shape[:2]
     is_last = jnp.tile(jnp.arange(tiles) == tiles - 1, batch)
@@ -166,10 +164,21 @@ def _backward(static: tuple[int, float], saved: tuple, cotangents: list[Array]) 
     (of_kernel, _), (of_x, first) = lax.scan(tile, start, inputs, reverse=True)
     # A token before the first is read by the first ones.
     padded = jnp.pad(first.reshape(batch, tiles, steps, -1)[:, 0], ((0, 0), (steps, 0), (0, 0)))
-    after = [padded[:, i : i + steps] for i in range(steps + 1)]
-    of_tail = sum(w * rows for w, rows in zip(kernel, after, strict=True))
-    of_kernel += jnp.stack([jnp.sum(tail * rows, (0, 1)) for rows in after])
-    return of_kernel, of_x.reshape(x.shape), of_tail.astype(tail.dtype)
+    of_tail, of_taps = jax.vmap(functools.partial(_of_read, kernel))(tail, padded)
+    return of_kernel + jnp.sum(of_taps, 0), of_x.reshape(x.shape), of_tail
+
+
+def _of_read(
+    kernel: Array, x: Float[Array, "tokens channels"], of_z: Float[Array, "readers channels"]
+) -> tuple[Array, Array]:
+    """Gradients of tokens and of the kernel, from those of the first token's reader and all after.
+
+    Readers are as many as tokens and `width - 1` more.
+    """
+    readers = [lax.slice_in_dim(of_z, i, i + len(x)) for i in range(len(kernel))]
+    of_x = sum(w * of_z for w, of_z in zip(kernel, readers, strict=True))
+    of_kernel = jnp.stack([jnp.sum(x.astype(kernel.dtype) * of_z, 0) for of_z in readers])
+    return of_x.astype(x.dtype), of_kernel
 
 
 _convolve.defvjp(_forward, _backward)
