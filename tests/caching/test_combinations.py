@@ -83,11 +83,14 @@ def cases():
     The others have every rule and aggregation with each gate, and with each layout of segments.
     """
     layouts = list(itertools.product(SEGMENTATIONS, WRITE_MODES))
-    turns = {"context": (0, 1), "shared_query": (2,), "position": (3,), "none": (0,)}
+    turns = {"context": [0], "shared_query": [1], "position": [2], "none": [3]}
     found = []
     for case in combinations():
         start = RULES.index(case.rule) + AGGREGATIONS.index(case.aggregation)
-        often = [layouts[(start + turn) % len(layouts)] for turn in turns[case.gate]]
+        # SSC, which is not without gates, has the fourth layout with those of its context.
+        more = [3] if case.aggregation == "ssc" else []
+        among = turns[case.gate] + (more if case.gate == "context" else [])
+        often = [layouts[(start + turn) % len(layouts)] for turn in among]
         rare = case.aggregation in GATED and (case.segmentation, case.write_mode) not in often
         found.append(param(case, rare=rare, id=str(case)))
     return found + [param(x, rare=False, id=str(x)) for x in pooled_values() + routed_blocks()]
