@@ -29,6 +29,8 @@ from mc_jax.training.sharding import Shardings, to_devices
 from tests.rare import param
 
 STEPS = 10
+# Of a model's memories each layer has its own program to compile.
+ONE_LAYER = (("num_layers", 1),)
 MESHES = [
     sizes
     for sizes in itertools.product((1, 2, 4, 8), repeat=len(AXES))
@@ -92,7 +94,7 @@ def test_same_losses(sizes):
 
 @pytest.mark.parametrize(("rule", "aggregation", "exchange"), KINDS)
 def test_same_losses_with_every_memory(rule, aggregation, exchange):
-    check_same((1, 2, 2, 2), rule, aggregation, exchange)
+    check_same((1, 2, 2, 2), rule, aggregation, exchange, ONE_LAYER)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_same_losses_with_every_memory(rule, aggregation, exchange):
     [
         ((1, 2, 2, 2), (("scan_layers", True), ("remat", "full"))),
         ((2, 2, 1, 2), (("pattern", ("sliding", "attention")), ("tie_embeddings", False))),
-        ((1, 2, 4, 1), (("memory.placement", "zigzag"),)),
+        ((1, 2, 4, 1), (("memory.placement", "zigzag"), *ONE_LAYER)),
     ],
 )
 def test_same_losses_with_other_models(sizes, model):
@@ -109,7 +111,7 @@ def test_same_losses_with_other_models(sizes, model):
 
 def test_one_step_of_ssc():
     """One, since a memory that scores as another may be selected in its place after rounding."""
-    kind = ("linear", "ssc", "ring")
+    kind = ("linear", "ssc", "ring", ONE_LAYER)
     split, whole = run((1, 2, 2, 2), *kind), run((1, 1, 1, 1), *kind)
     np.testing.assert_allclose(split[0], whole[0], rtol=1e-5)
 

@@ -16,7 +16,7 @@ CASES = {
     ),
     "float32": Case(64, 600, 130, 16, mem_norm="none", config=None),
     "odd widths": Case(96, 384, 15, 64, dtype=jnp.bfloat16, hidden=200, routed=False, config=None),
-    "several stacks": Case(256, 1024, 64, 16, dtype=jnp.bfloat16, config=None),
+    "several stacks": Case(256, 512, 64, 8, dtype=jnp.bfloat16, config=None),
 }
 
 

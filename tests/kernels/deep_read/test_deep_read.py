@@ -56,7 +56,7 @@ CASES = {
     ),
     "one memory": Case(tokens=50, memories=1),
     "nothing cached in sight": Case(tokens=20, memories=3),
-    "odd lengths": Case(tokens=201, memories=29, segment_len=7, top_k=2),
+    "odd lengths": Case(tokens=101, memories=14, segment_len=7, top_k=2),
     "many memories": Case(
         *(16, 262, 130, 2), top_k=5, mem_norm="none", hidden=24, config=Config(256, 128, 64, 32, 2)
     ),

@@ -48,7 +48,7 @@ CASES = {
     "one stack, chosen blocks": Case(config=None),
     "one memory": Case(tokens=50, memories=1),
     "nothing cached in sight": Case(tokens=20, memories=3),
-    "odd lengths": Case(tokens=201, memories=29, segment_len=7, top_k=2),
+    "odd lengths": Case(tokens=101, memories=14, segment_len=7, top_k=2),
     "many memories": Case(
         tokens=262, memories=130, segment_len=2, top_k=5, config=Config(128, 64, 16, "inputs")
     ),
@@ -247,9 +247,9 @@ def test_refusals_name_the_reason():
 @on_every_chip(
     {
         "ssc": Case(128, 2048, 16, 128, top_k=4, dtype=jnp.bfloat16, config=None),
-        "float32": Case(64, 2048, 130, 16, dtype=jnp.float32, config=None),
+        "float32": Case(64, 512, 30, 16, dtype=jnp.float32, config=None),
         "head of 96": Case(96, 1000, 15, 64, dtype=jnp.bfloat16, routed=False, config=None),
-        "several stacks": Case(256, 1024, 300, 4, dtype=jnp.bfloat16, config=None),
+        "several stacks": Case(256, 512, 300, 2, dtype=jnp.bfloat16, config=None),
         "tall memories": Case(
             *(128, 1024, 7, 128), dtype=jnp.bfloat16, config=None, shape=(512, 128)
         ),
