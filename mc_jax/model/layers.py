@@ -136,20 +136,25 @@ def conv_rows(
     return sum(w * x[:, i : i + length] for i, w in enumerate(kernel))
 
 
-class GatedNorm(nn.RMSNorm):
-    """RMSNorm over each head, times `silu(gate)`."""
+class GatedNorm(nn.Module):
+    """RMSNorm over each head with a learned scale, times `silu(gate)`, typed `dtype`."""
+
+    dtype: jnp.dtype
 
     @nn.compact
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         y: Float[Array, "batch length heads head_dim"],
         gate: Float[Array, "batch length heads head_dim"],
     ) -> Float[Array, "batch length heads head_dim"]:
         """What heads have read, normed and gated."""
+        scale = self.param("scale", nn.initializers.ones, y.shape[-1:], jnp.float32)
+        gate = gate.astype(self.dtype)
         if active_mesh() is None and gated_norm.worth_tiling(y.shape):
-            scale = self.param("scale", self.scale_init, y.shape[-1:], self.param_dtype)
-            return gated_norm.gated_norm(y, gate, scale, self.epsilon)
-        return super().__call__(y) * nn.silu(gate)
+            return gated_norm.gated_norm(y, gate, scale, NORMALISE_EPS)
+        y = y.astype(accumulator(y.dtype))
+        factor = lax.rsqrt(jnp.mean(y * y, -1, keepdims=True) + NORMALISE_EPS)
+        return (y * (factor * scale)).astype(self.dtype) * nn.silu(gate)
 
 
 class SwiGLU(nn.Module):

@@ -1,7 +1,8 @@
-"""What tests of the kernels that read memories share."""
+"""What tests of kernels share: outputs with gradients, and when two of them agree."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tests.compiling import quick_jit
 
@@ -27,14 +28,24 @@ def with_gradients(op, args, cotangents, **options) -> dict:
     return program(op, **options)(args, cotangents)
 
 
-def assert_close(actual, expected, tolerance: float) -> None:
-    """Every leaf within `tolerance` of the largest element of the expected one."""
+def assert_close(actual, expected, tolerance: float, same_types: bool = False) -> None:
+    """Every leaf has the expected one's shape and is within `tolerance` of its largest element.
+
+    Args:
+      actual: leaves, all finite.
+      expected: in the same order; of a wider type where results are held against exact ones.
+      tolerance: see above.
+      same_types: whether leaves have the expected ones' types, too.
+    """
     found = jax.tree.leaves_with_path(actual)
     for (path, x), y in zip(found, jax.tree.leaves(expected), strict=True):
-        x, y = x.astype(jnp.float32), y.astype(jnp.float32)
-        largest = jnp.maximum(jnp.max(jnp.abs(y), initial=0), 1e-6)
-        error = jnp.max(jnp.abs(x - y), initial=0) / largest
-        assert error <= tolerance, f"{jax.tree_util.keystr(path)}: {error:.1e}"
+        name = jax.tree_util.keystr(path)
+        assert x.shape == y.shape, f"{name}: {x.shape}, not {y.shape}"
+        assert x.dtype == y.dtype or not same_types, f"{name}: {x.dtype}, not {y.dtype}"
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        assert np.all(np.isfinite(x)), name
+        error, largest = np.abs(x - y).max(initial=0), np.abs(y).max(initial=0)
+        assert error <= tolerance * largest < np.inf, f"{name}: {error:.1e} of {largest:.1e}"
 
 
 def heads_and_sequences(args_of):

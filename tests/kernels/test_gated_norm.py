@@ -63,13 +63,14 @@ def test_gates_far_from_0():
 
 def test_the_model_takes_tiles_on_a_cpu(monkeypatch):
     y, gate, scale, _ = inputs(64)
-    norm, params = GatedNorm(), {"params": {"scale": scale}}
+    norm, params = GatedNorm(jnp.float32), {"params": {"scale": scale}}
     used = []
     whole = gated_norm.gated_norm
     monkeypatch.setattr(gated_norm, "gated_norm", lambda *a: used.append(1) or whole(*a))
     monkeypatch.setattr(gated_norm, "SMALLEST_TILE", 32)
     plain = norm.apply(params, y, gate)
     assert not used, "few tokens"
+    assert_close(plain, by_parts(y, gate, scale), 1e-6)
     monkeypatch.setattr(gated_norm, "SMALLEST", y.size)
     assert_close(norm.apply(params, y, gate), plain, 2e-5)
     assert used
@@ -79,3 +80,13 @@ def test_the_model_takes_tiles_on_a_cpu(monkeypatch):
     assert jax.tree.map(jnp.shape, norm.init(jax.random.key(0), y, gate)) == (
         jax.tree.map(jnp.shape, params)
     ), "parameters of one name, whichever the form"
+
+
+@pytest.mark.parametrize("smallest", [0, jnp.inf], ids=["tiles", "whole"])
+def test_the_result_has_the_type_of_the_layer(smallest, monkeypatch):
+    """In tiles and without."""
+    monkeypatch.setattr(gated_norm, "SMALLEST", smallest)
+    y, gate, scale, _ = inputs(gated_norm.SMALLEST_TILE)
+    narrow = GatedNorm(jnp.bfloat16).apply({"params": {"scale": scale}}, y, gate)
+    assert narrow.dtype == jnp.bfloat16
+    assert_close(narrow, by_parts(y, gate, scale), TOLERANCE[jnp.bfloat16])
