@@ -11,6 +11,7 @@ from mc_jax.caching.options import Options
 from mc_jax.caching.segments import Grid
 from mc_jax.kernels.best_memories import best_memories
 from mc_jax.kernels.gates import softmax_beside
+from mc_jax.kernels.scores import score
 from mc_jax.typing import Array, Bool, Float, Int
 
 
@@ -76,6 +77,6 @@ def block_gates(
     reads, blocks = memory.shape
     chosen = jnp.take(descriptors, memory, axis=0, mode="fill", fill_value=0)
     by_block = router.reshape(router.shape[0], blocks, -1)
-    logits = jnp.einsum("kbd,dbt->kbt", chosen, by_block)
+    logits = score("kbd,dbt->kbt", chosen, by_block)
     logits = jnp.where((memory < descriptors.shape[0])[..., None], logits, -jnp.inf)
     return softmax_beside(online, logits.reshape(reads, -1))

@@ -22,6 +22,7 @@ from mc_jax.caching.segments import Grid, visible_slots
 from mc_jax.kernels.deep_read import deep_read
 from mc_jax.kernels.gates import Router, Scores
 from mc_jax.kernels.linear_read import linear_read
+from mc_jax.kernels.scores import score
 from mc_jax.memory.network import MlpNetwork, MlpWeights, Network, Weights, accumulator
 from mc_jax.typing import Array, Float, Int
 
@@ -87,7 +88,7 @@ class Ring:
             scores = gates.scores
             logits = gate_logits(self.options, scores, scores, None, None, distance)[1]
         else:
-            logits = self._rows(gates.descriptors, run) @ gates.scores
+            logits = score("md,dt->mt", self._rows(gates.descriptors, run), gates.scores)
         if places.selected is not None:
             visible &= jnp.any(places.selected[:, None] == self._slots(run)[:, None], 0)
         return jnp.where(visible, logits, NOTHING)

@@ -8,6 +8,7 @@ from mc_jax.caching.options import Options
 from mc_jax.kernels.chunk_read import segment_scores
 from mc_jax.kernels.columns import inner
 from mc_jax.kernels.gates import softmax_gates
+from mc_jax.kernels.scores import score
 from mc_jax.memory.network import accumulator
 from mc_jax.typing import Array, Bool, Float, Int
 
@@ -73,9 +74,9 @@ def gate_logits(
         return scores[0], jnp.take_along_axis(scores, jnp.minimum(distance, len(scores) - 1), 0)
     router, online = route(options, u, q, own)
     if descriptors.ndim == 2:
-        return online, descriptors @ router
+        return online, score("md,dt->mt", descriptors, router)
     segments, memories, width = descriptors.shape
-    cached = jnp.einsum("snd,dst->nst", descriptors, router.reshape(width, segments, -1))
+    cached = score("snd,dst->nst", descriptors, router.reshape(width, segments, -1))
     return online, cached.reshape(memories, -1)
 
 

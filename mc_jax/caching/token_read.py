@@ -22,6 +22,7 @@ from mc_jax.caching.read import mixes_maps
 from mc_jax.caching.router import RunningMean, gate_logits, gate_weights, router_queries
 from mc_jax.caching.segments import visible_slots
 from mc_jax.kernels.gates import Scores, selected_gates
+from mc_jax.kernels.scores import score
 from mc_jax.memory.network import DeepParams, Weights, accumulator, forward, linear_of
 from mc_jax.memory.rule import Rule, norm_of
 from mc_jax.typing import Array, Bool, Float, Int
@@ -86,7 +87,9 @@ class Token:
         """Weights of the online memory and of the cached ones."""
         if scores is None:
             return jnp.ones((1,), self.dtype), visible[:, 0].astype(self.dtype)
-        ranked = None if cache.leader is None else cache.descriptors @ cache.leader[:, None]
+        ranked = None
+        if cache.leader is not None:
+            ranked = score("md,dt->mt", cache.descriptors, cache.leader[:, None])
         own, gate = gate_weights(self.options, scores.online, scores.cached, visible, ranked)
         return own, gate[:, 0]
 

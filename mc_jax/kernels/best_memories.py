@@ -16,6 +16,7 @@ from jax import lax
 from mc_jax.kernels.causal_tiles import seen_memories
 from mc_jax.kernels.chips import on_cpu
 from mc_jax.kernels.in_place import scan_runs
+from mc_jax.kernels.scores import score
 from mc_jax.typing import Array, Bool, Float, Int
 
 # Most logits that are looked for one after another on a CPU, many tokens at once: `lax.top_k`, a
@@ -52,7 +53,7 @@ def best_memories(
     def step(seen: int) -> Callable:
         # One that is not a number is selected, and shows in what the token reads.
         def tile(_: None, u: Array, visible: Array) -> tuple[None, list[Array]]:
-            logits = descriptors[:seen] @ u.astype(descriptors.dtype)
+            logits = score("md,dt->mt", descriptors[:seen], u)
             best, memory = largest(jnp.where(visible[:seen], logits, -jnp.inf), top_k)
             return None, [best, jnp.where(best == -jnp.inf, memories, memory)]
 

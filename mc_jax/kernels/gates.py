@@ -10,8 +10,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mc_jax.errors import InputError
 from mc_jax.kernels.best_memories import best_memories, largest
+from mc_jax.kernels.chips import on_gpu
 from mc_jax.kernels.columns import column_sums, inner
+from mc_jax.kernels.scores import score
 from mc_jax.typing import Array, Bool, Float, Int
 
 
@@ -21,7 +24,7 @@ class Router(NamedTuple):
     Attributes:
       u: router queries; the logit of memory i is `<u_t, descriptors_i>`.
       online: logits of the online memory, float32.
-      descriptors: mean keys of the cached segments.
+      descriptors: mean keys of the cached segments, float32.
     """
 
     u: Float[Array, "head_dim tokens"]
@@ -34,11 +37,36 @@ class Scores(NamedTuple):
 
     Attributes:
       online: logits of the online memory, float32.
-      cached: logits of the cached memories.
+      cached: logits of the cached memories, float32.
     """
 
     online: Float[Array, " tokens"]
     cached: Float[Array, "memories tokens"]
+
+
+def check_router(
+    router: Router | Scores | None, memories: int, tokens: int, segment_len: int, top_k: int | None
+) -> None:
+    """Check what a read of so many memories by so many tokens is given.
+
+    Raises:
+      InputError: naming the argument of `linear_read` and `deep_read`.
+    """
+    if segment_len < 1:
+        raise InputError("segment_len", segment_len, "at least 1")
+    if top_k is not None and top_k < 1:
+        raise InputError("top_k", top_k, "at least 1, or None for all")
+    shapes: dict[str, tuple[int, ...]] = {}
+    if router is not None:
+        shapes["online"] = (tokens,)
+    if isinstance(router, Router):
+        shapes |= {"u": (router.u.shape[0], tokens), "descriptors": (memories, router.u.shape[0])}
+    if isinstance(router, Scores):
+        shapes["cached"] = (memories, tokens)
+    for name, shape in shapes.items():
+        found = getattr(router, name).shape
+        if found != shape:
+            raise InputError(f"router.{name}.shape", found, str(shape))
 
 
 def visible_memories(
@@ -76,11 +104,16 @@ def softmax_gates(
     return softmax_beside(online, cached)
 
 
-@jax.custom_vjp
 def softmax_beside(
     online: Float[Array, " tokens"], cached: Float[Array, "memories tokens"]
 ) -> tuple[Float[Array, " tokens"], Float[Array, "memories tokens"]]:
-    """The softmax over both, without putting them into one array."""
+    """The softmax over both, without putting them into one array; in float32 or more."""
+    dtype = jnp.promote_types(jnp.promote_types(online.dtype, cached.dtype), jnp.float32)
+    return _softmax_beside(online.astype(dtype), cached.astype(dtype))
+
+
+@jax.custom_vjp
+def _softmax_beside(online: Array, cached: Array) -> tuple[Array, Array]:
     highest = jnp.maximum(online, jnp.max(cached, 0, initial=-jnp.inf))
     own, others = jnp.exp(online - highest), jnp.exp(cached - highest)
     total = own + column_sums(others)
@@ -95,11 +128,11 @@ def _softmax_backward(gates: tuple[Array, Array], dgates: tuple[Array, Array]) -
 
 
 def _softmax_forward(online: Array, cached: Array) -> tuple[tuple, tuple]:
-    gates = softmax_beside(online, cached)
+    gates = _softmax_beside(online, cached)
     return gates, gates
 
 
-softmax_beside.defvjp(_softmax_forward, _softmax_backward)
+_softmax_beside.defvjp(_softmax_forward, _softmax_backward)
 
 
 def read_gates(
@@ -116,10 +149,12 @@ def read_gates(
       top_k: see `softmax_gates`.
       dtype: type of the queries; weights are in float32, or in float64 beside float64.
     """
-    dtype = jnp.promote_types(dtype, jnp.float32)
     if router is None:
+        dtype = jnp.promote_types(dtype, jnp.float32)
         return jnp.ones(visible.shape[1], dtype), visible.astype(dtype)
-    return softmax_gates(router.online, cached_logits(router), visible, top_k)
+    # A GPU's TensorFloat-32 is finer than queries in bfloat16, and memories are weighed alone.
+    exact = top_k is not None or dtype != jnp.bfloat16 or not on_gpu()
+    return softmax_gates(router.online, cached_logits(router, exact), visible, top_k)
 
 
 def selected_gates(
@@ -145,8 +180,15 @@ def selected_gates(
     return own, weights, memory
 
 
-def cached_logits(router: Router | Scores) -> Float[Array, "memories tokens"]:
-    """`<u_t, descriptor_i>`, in the type of the descriptors, or the logits that are given."""
+def cached_logits(router: Router | Scores, exact: bool = True) -> Float[Array, "memories tokens"]:
+    """`<u_t, descriptor_i>`, in the type of the descriptors, or the logits that are given.
+
+    Args:
+      router: what memories are scored with.
+      exact: whether not to round on the way, as matrix units do.
+    """
     if isinstance(router, Scores):
         return router.cached
+    if exact:
+        return score("md,dt->mt", router.descriptors, router.u)
     return router.descriptors @ router.u.astype(router.descriptors.dtype)
