@@ -5,6 +5,7 @@ into slots, blocks of which read the same memory: as in a mixture of experts wit
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,6 +25,8 @@ from mc_jax.typing import Array, Float, Int
 BLOCK = 128
 # Blocks of a step on a CPU: few, which stay in the cache, and enough to be shared by its cores.
 AT_ONCE = 4
+# Most numbers of memories that a step gathers elsewhere, one memory for each of its blocks.
+MOST_GATHERED = 2**22
 # Time of a read through a slot, routing included, over that of a read by all tokens, forward and
 # backward: on a CPU, with heads of 64, tokens that see 7 memories and read 4 take as long either
 # way, and those that see 15 or 31 half as long through slots. Elsewhere the rows of all slots are
@@ -69,15 +72,16 @@ class Groups(NamedTuple):
     memory_of: Int[Array, " blocks"]
 
 
-def group(memory: Int[Array, " pairs"], memories: int) -> Groups:
+def group(memory: Int[Array, " pairs"], memories: int, at_once: int = 1) -> Groups:
     """Sort pairs into slots.
 
     Args:
       memory: of each pair; `memories` or more for a pair that reads none.
       memories: how many there are.
+      at_once: what the number of blocks is a multiple of.
     """
     pairs = memory.shape[0]
-    blocks = round_up(pairs // BLOCK + memories, AT_ONCE)
+    blocks = round_up(pairs // BLOCK + memories, at_once)
     ordered, pair = _sorted(memory, memories)
     first = jnp.searchsorted(ordered, jnp.arange(memories + 1))
     last_block = jnp.cumsum(-(-jnp.diff(first) // BLOCK))
@@ -145,10 +149,18 @@ def read_selected(
     seen, _ = seen_memories(*facts)
     known = segment_len if starts_here(first_segment) else None
     own, gate, memory = selected_gates(router, visible_memories(*facts), top_k, known)
-    groups = group(memory.reshape(-1), seen)
-    at_once = AT_ONCE if on_cpu() else groups.memory_of.shape[0]
+    at_once = _blocks_at_once(weights, memory.size // BLOCK + seen)
+    groups = group(memory.reshape(-1), seen, at_once)
     weights = jax.tree.map(lambda w: w[:seen], weights)
     return _mix((memory_read, at_once), weights, gate, x, groups), own
+
+
+def _blocks_at_once(weights: Any, blocks: int) -> int:
+    """Blocks of a step, of about so many; those of one step each gather their memory."""
+    if on_cpu():
+        return AT_ONCE
+    memory = sum(math.prod(w.shape[1:]) for w in jax.tree.leaves(weights))
+    return min(max(MOST_GATHERED // memory, 1), max(blocks, 1))
 
 
 class _Blocks(NamedTuple):

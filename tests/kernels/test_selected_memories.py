@@ -1,5 +1,7 @@
 """Reading the memories that a token selects, grouped by memory, against reading all of them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -10,6 +12,7 @@ from mc_jax.kernels.gates import Router, Scores
 from mc_jax.kernels.linear_read import linear_read
 from mc_jax.memory.network import MlpWeights
 from tests.kernels.reads import TOLERANCE, assert_close, heads_and_sequences, with_gradients
+from tests.kernels.tpu import compile_for, needs_libtpu
 
 HEAD_DIM = 16
 DEEP = {"activation": "gelu", "mem_norm": "layer"}
@@ -157,3 +160,24 @@ def test_few_memories_are_all_read(memories, selects, monkeypatch):
     args = arguments(0, 64 * (memories + 1), memories)
     jax.eval_shape(lambda *x: linear_read(*x, segment_len=64, top_k=2, implementation="xla"), *args)
     assert bool(used) == selects
+
+
+@needs_libtpu
+def test_memories_are_gathered_a_few_at_a_time(monkeypatch):
+    """One for each of 320 blocks would be 84 MB, and their gradients twice as much."""
+    monkeypatch.undo()
+    memories, tokens, head_dim, hidden = 64, 8192, 128, 512
+
+    def array(*shape, dtype=jnp.bfloat16):
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    weights = MlpWeights(array(memories, head_dim, hidden), array(memories, hidden, head_dim))
+    router = Scores(array(tokens, dtype=jnp.float32), array(memories, tokens, dtype=jnp.float32))
+
+    def run(*args):
+        read = functools.partial(deep_read, segment_len=128, top_k=4, **DEEP)
+        y, back = jax.vjp(lambda *args: read(*args)[0], *args)
+        return back(y)
+
+    compiled = compile_for("v5e", run, array(head_dim, tokens), weights, router)
+    assert compiled.memory_analysis().temp_size_in_bytes < 100e6
