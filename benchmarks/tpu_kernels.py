@@ -30,7 +30,9 @@ def linear_read(
     from mc_jax.kernels.linear_read.config import Call, default_config, flops, hbm_bytes
 
     memories = length // segment_len
-    call = Call(length, length, memories, head_dim, segment_len, top_k, routed)
+    dtype = jnp.dtype(jnp.bfloat16)
+    facts = length, length, memories, head_dim, segment_len, top_k, routed
+    call = Call(*facts, head_dim, head_dim, dtype)
     tokens = shape(heads, head_dim, length)
     line = shape(heads, length, dtype=jnp.float32)
     router = Router(tokens, line, shape(heads, memories, head_dim, dtype=jnp.float32))
@@ -42,7 +44,8 @@ def linear_read(
         args += (tokens, tokens, down) if routed else (None, tokens, None)
 
     def build(chip: pltpu.TpuInfo) -> tuple[Callable, tuple]:
-        config = default_config(length, memories, head_dim, jnp.dtype(jnp.bfloat16), chip)
+        config = default_config(call, chip)
+        assert config is not None
         config = dataclasses.replace(config, **blocks or {})
         config.check(memories)
         op = pallas_tpu.backward if backward else pallas_tpu.forward
@@ -53,10 +56,8 @@ def linear_read(
         return run, (first, *args)
 
     name = "linear_read_backward" if backward else "linear_read_forward"
-    dtype = jnp.dtype(jnp.bfloat16)
-    return Kernel(
-        build, (name,), heads * flops(call, backward), heads * hbm_bytes(call, dtype, backward)
-    )
+    costs = heads * flops(call, backward), heads * hbm_bytes(call, backward)
+    return Kernel(build, (name,), *costs)
 
 
 def deep_read(

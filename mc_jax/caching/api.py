@@ -10,7 +10,7 @@ from mc_jax.caching import storage
 from mc_jax.caching.cache import Cache, empty_cache, grow
 from mc_jax.caching.chunked import chunked
 from mc_jax.caching.context import Context
-from mc_jax.caching.kernels import check_implementation, write_on_kernel
+from mc_jax.caching.kernels import Sizes, check_implementation, write_on_kernel
 from mc_jax.caching.options import Options
 from mc_jax.caching.recurrent import recurrent
 from mc_jax.caching.segments import capacity_for
@@ -131,7 +131,10 @@ def memory_caching(
     if implementation not in IMPLEMENTATIONS:
         raise InputError("implementation", implementation, " | ".join(IMPLEMENTATIONS) + " | None")
     hidden = None if params is None else params.w1.shape[-1]
-    check_implementation(implementation, options, the_rule, q.shape[-1], hidden, q.dtype)
+    batch, length, heads, head_dim = q.shape
+    sizes = Sizes(batch * heads, length, head_dim, hidden, q.dtype)
+    context = None if context_axis is None else Context(context_axis, exchange, placement)
+    check_implementation(implementation, options, the_rule, sizes, context)
     check_lengths(q, lengths)
     if not options.gated:
         u = None
@@ -146,9 +149,7 @@ def memory_caching(
             initial_cache = grow(initial_cache, capacity_for(length, segment_len, segmentation))
     if lengths is not None:
         lengths = jnp.asarray(lengths, jnp.int32)
-    context = None
-    if context_axis is not None:
-        context = Context(context_axis, exchange, placement)
+    if context is not None:
         if initial_cache is not None or lengths is not None:
             field = "lengths" if initial_cache is None else "initial_cache"
             raise InputError(field, "a value", "None with a context_axis: sequences start there")

@@ -139,9 +139,8 @@ def chunked(
             first = leaders(grid, router, cache.leader)
             last = last_leader(grid, first, cache.leader)
         asked = Asked(grid, q, u, None if keys is None else keys.own, first)
-        cached = reader(
-            asked, stored.weights, stored.descriptors, read_kernel(options, rule, kernel)
-        )
+        kernel = read_kernel(options, rule, kernel, context)
+        cached = reader(asked, stored.weights, stored.descriptors, kernel)
     with jax.named_scope("read"):
         read = read_mixed_maps if mixes_maps(options, rule.network) else read_and_mix
         y = read(rule.network, norm_of(params), q, compressed.online, cached)

@@ -3,15 +3,16 @@
 import jax.numpy as jnp
 
 from mc_jax.caching.kernels import (
+    Sizes,
     block_read_call,
     deep_read_call,
     deep_write_call,
+    linear_read_calls,
     linear_write_call,
     no_read_kernel,
     no_write_kernel,
 )
 from mc_jax.caching.options import Options
-from mc_jax.errors import InputError
 from mc_jax.kernels.block_read import config as block_read
 from mc_jax.kernels.chips import on_gpu, this_chip
 from mc_jax.kernels.deep_read import config as deep_read
@@ -21,7 +22,6 @@ from mc_jax.kernels.linear_write import config as linear_write
 from mc_jax.kernels.selected_memories import worth_selecting
 from mc_jax.memory import get_rule
 from mc_jax.memory.linear import SWLAGates
-from mc_jax.memory.network import ACTIVATIONS, MEM_NORMS
 
 
 def explain(
@@ -72,27 +72,20 @@ def explain(
         *(aggregation, segment_len, segmentation, write_mode, gate, top_k, chunk_len),
         route_every=route_every,
     )
-    for field, value, allowed in (
-        ("mem_norm", mem_norm, MEM_NORMS),
-        ("activation", activation, tuple(ACTIVATIONS)),
-    ):
-        if value not in allowed:
-            raise InputError(field, value, " | ".join(allowed))
     the_rule, kind = get_rule(rule, mem_norm=mem_norm, activation=activation), jnp.dtype(dtype)
-    hidden, all_heads = expansion * head_dim, heads * batch
-    deep, memories = not the_rule.network.is_linear, (length - 1) // segment_len
-    unwritten = no_write_kernel(options, the_rule, head_dim, hidden, kind)
-    unread = no_read_kernel(options, the_rule, head_dim, hidden, kind)
+    deep, all_heads = not the_rule.network.is_linear, heads * batch
+    sizes = Sizes(all_heads, length, head_dim, expansion * head_dim if deep else None, kind)
+    memories = (length - 1) // segment_len
+    unwritten = no_write_kernel(options, the_rule, sizes)
+    unread = no_read_kernel(options, the_rule, sizes)
     writer = "deep_write" if deep else "linear_write"
     lines = [f"write  {rule}, {write_mode}: {_runs_on(unwritten, writer)}"]
     if deep or unwritten:
         lines[0] += f"; {-(-length // chunk_len)} chunks of {chunk_len}"
     if deep:
-        write = deep_write_call(options, the_rule, all_heads, length, head_dim, hidden, kind)
-        lines += _write_costs(write, not unwritten)
+        lines += _write_costs(deep_write_call(options, the_rule, sizes), not unwritten)
     elif not unwritten:
-        matrices = linear_write_call(options, all_heads, length, head_dim, kind)
-        lines += _linear_write_costs(matrices)
+        lines += _linear_write_costs(linear_write_call(options, sizes))
         if the_rule.gates_type is SWLAGates:
             lines.append("       once for every token that a token writes, 2 with a window of 2")
     reader = "deep_read" if deep and aggregation != "soup" else "linear_read"
@@ -111,20 +104,15 @@ def explain(
         return "\n".join(lines)
     lines.append(f"       {memories} cached memories a head")
     if options.routes_blocks:
-        chosen = block_read_call(options, the_rule, length, memories, head_dim, hidden, kind)
+        chosen = block_read_call(options, the_rule, sizes)
         lines += _block_read_costs(chosen, all_heads, not unread)
     elif reader == "deep_read":
-        read = deep_read_call(options, the_rule, length, memories, head_dim, hidden, kind)
+        read = deep_read_call(options, the_rule, sizes)
         lines += _deep_read_costs(read, all_heads, not unread)
     else:
-        shapes = [(hidden, head_dim), (head_dim, hidden)] if deep else [(head_dim, head_dim)]
-        for shape in shapes:
-            call = linear_read.Call(
-                *(length, length, memories, head_dim, segment_len),
-                *(options.selected, options.routed, shape),
-            )
+        for call in linear_read_calls(options, sizes):
             # On a GPU blocks are what they are.
-            lines += _linear_read_costs(call, all_heads, kind, not unread and not on_gpu())
+            lines += _linear_read_costs(call, all_heads, not unread and not on_gpu())
     return "\n".join(lines)
 
 
@@ -180,19 +168,17 @@ def _block_read_costs(call: block_read.Call, heads: int, on_kernel: bool) -> lis
     return [_moved(*costs), _blocks(config, block_read.vmem_bytes(call, config))]
 
 
-def _linear_read_costs(
-    call: linear_read.Call, heads: int, dtype: jnp.dtype, on_kernel: bool
-) -> list[str]:
-    facts = call.length, call.memories, call.head_dim, dtype, this_chip(), call.shape
-    config = linear_read.default_config(*facts)
+def _linear_read_costs(call: linear_read.Call, heads: int, on_kernel: bool) -> list[str]:
     costs = [
-        heads * cost
+        heads * cost(call, back)
         for back in (False, True)
-        for cost in (linear_read.flops(call, back), linear_read.hbm_bytes(call, dtype, back))
+        for cost in (linear_read.flops, linear_read.hbm_bytes)
     ]
-    lines = [_moved(*costs)]
-    vmem = linear_read.vmem_bytes(call, config, dtype)
-    return [*lines, _blocks(config, vmem)] if on_kernel else lines
+    if not on_kernel:
+        return [_moved(*costs)]
+    config = linear_read.default_config(call, this_chip())
+    assert config is not None  # the kernel runs
+    return [_moved(*costs), _blocks(config, linear_read.vmem_bytes(call, config))]
 
 
 def _moved(flops: int, moved: int, flops_back: int, moved_back: int) -> str:

@@ -1,16 +1,19 @@
 """Which kernels a call runs on, and why."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from mc_jax.caching.cache import uses_streams
+from mc_jax.caching.context import Context
 from mc_jax.caching.options import Options
+from mc_jax.caching.segments import capacity_for
 from mc_jax.caching.write import write_dtype
 from mc_jax.errors import InputError
 from mc_jax.kernels import (
     block_read,
+    chunk_read,
     deep_read,
     deep_write,
     level_read,
@@ -22,103 +25,94 @@ from mc_jax.kernels.linear_write.config import MOST_TOKENS, chunk_tokens
 from mc_jax.kernels.tiles import round_up
 from mc_jax.kernels.writing import Written
 from mc_jax.memory.deep import DeepRule, TitansGates
-from mc_jax.memory.linear import MatrixRule
-from mc_jax.memory.network import DeepParams, MlpNetwork, accumulator
+from mc_jax.memory.linear import LinearGates, MatrixRule
+from mc_jax.memory.network import DeepParams, accumulator
 from mc_jax.memory.rule import Rule
 from mc_jax.typing import Array, Float
 
 
+class Sizes(NamedTuple):
+    """What the arrays of fresh sequences are like.
+
+    Attributes:
+      heads: of all sequences.
+      length: tokens of a sequence.
+      head_dim: width of a head.
+      hidden: hidden width of an MLP memory; None for a matrix.
+      dtype: type of queries, keys and values.
+    """
+
+    heads: int
+    length: int
+    head_dim: int
+    hidden: int | None
+    dtype: jnp.dtype
+
+    def memories(self, options: Options) -> int:
+        """Those that the last token may read, or levels of them; at least 1."""
+        found = capacity_for(self.length - 1, options.segment_len, options.segmentation)
+        return max(found, 1)
+
+    def matrices(self) -> list[tuple[int, int]]:
+        """Shapes of a memory's matrices, (out, in)."""
+        if self.hidden is None:
+            return [(self.head_dim, self.head_dim)]
+        return [(self.hidden, self.head_dim), (self.head_dim, self.hidden)]
+
+
 def no_read_kernel(
-    options: Options,
-    rule: Rule,
-    head_dim: int,
-    hidden: int | None,
-    dtype: jnp.dtype,
-    any_device: bool = False,
+    options: Options, rule: Rule, sizes: Sizes, any_device: bool = False
 ) -> str | None:
     """Why no Pallas kernel reads the cached memories; None if one does.
 
     Args:
       options: static options.
       rule: update rule.
-      head_dim: width of a head.
-      hidden: hidden width of an MLP memory; not read for a matrix.
-      dtype: type of the queries.
+      sizes: of the sequences.
       any_device: leave out what device is here.
     """
     reason = _xla_reads(options, rule)
     if reason:
         return reason
     if options.routes_blocks:
-        return _no_block_read(options, rule, head_dim, hidden, dtype, any_device)
-    if rule.network.is_linear:
-        return _no_matrix_read(options, (head_dim, head_dim), dtype, any_device)
-    assert hidden is not None
-    if options.aggregation == "soup":
-        # Two reads of matrices, with the activation between them.
-        shapes = (hidden, head_dim), (head_dim, hidden)
-        reasons = (_no_matrix_read(options, shape, dtype, any_device) for shape in shapes)
+        return block_read.unsupported(block_read_call(options, rule, sizes), any_device)
+    if options.segmentation == "logarithmic":
+        facts = sizes.dtype, sizes.memories(options), any_device
+        reasons = (
+            level_read.unsupported(options.segment_len, shape, *facts) for shape in sizes.matrices()
+        )
         return next(filter(None, reasons), None)
     by_position = options.gated and not options.routed
-    call = deep_read_call(options, rule, options.segment_len, 1, head_dim, hidden, dtype)
+    if rule.network.is_linear or options.aggregation == "soup":
+        # Soup is two reads of matrices, with the activation between them.
+        calls = linear_read_calls(options, sizes)
+        reasons = (linear_read.unsupported(call, by_position, any_device) for call in calls)
+        return next(filter(None, reasons), None)
+    call = deep_read_call(options, rule, sizes)
     return deep_read.unsupported(call, by_position, any_device)
 
 
 def no_write_kernel(
-    options: Options,
-    rule: Rule,
-    head_dim: int,
-    hidden: int | None,
-    dtype: jnp.dtype,
-    any_device: bool = False,
+    options: Options, rule: Rule, sizes: Sizes, any_device: bool = False
 ) -> str | None:
-    """Why no Pallas kernel compresses a fresh sequence; None if one does.
+    """Why no Pallas kernel compresses fresh sequences; None if one does.
 
     Args:
       options: static options.
       rule: update rule.
-      head_dim: width of a head.
-      hidden: hidden width of an MLP memory; not read for a matrix.
-      dtype: type of the queries.
+      sizes: of the sequences.
       any_device: leave out what device is here.
     """
     reason = _xla_writes(options, rule, any_device)
     if reason:
         return reason
     if rule.network.is_linear:
-        matrices = linear_write_call(options, 1, options.block_len, head_dim, dtype)
-        return linear_write.unsupported(matrices, any_device)
+        return linear_write.unsupported(linear_write_call(options, sizes), any_device)
     assert isinstance(rule, DeepRule)
-    assert hidden is not None
-    call = deep_write_call(options, rule, 1, options.block_len, head_dim, hidden, dtype)
-    return deep_write.unsupported(rule, call, any_device)
+    return deep_write.unsupported(rule, deep_write_call(options, rule, sizes), any_device)
 
 
-def _no_block_read(
-    options: Options,
-    rule: Rule,
-    head_dim: int,
-    hidden: int | None,
-    dtype: jnp.dtype,
-    any_device: bool,
-) -> str | None:
-    """Why no kernel reads what blocks of tokens select; arguments as `no_read_kernel`."""
-    shape, network = _block_read_shape(rule, head_dim, hidden)
-    facts = options.route_every, shape, dtype, network, options.top_k
-    return block_read.unsupported(*facts, any_device)
-
-
-def _no_matrix_read(
-    options: Options, shape: tuple[int, int], dtype: jnp.dtype, any_device: bool
-) -> str | None:
-    """Why no kernel reads matrices of a shape, (out, in)."""
-    if options.segmentation == "logarithmic":
-        return level_read.unsupported(options.segment_len, shape, dtype, any_device=any_device)
-    by_position = options.gated and not options.routed
-    return linear_read.unsupported(shape, dtype, by_position, any_device)
-
-
-def _xla_reads(options: Options, rule: Rule) -> str | None:
+def _xla_reads(options: Options, rule: Rule, context: Context | None = None) -> str | None:
     """Why reads of this kind have no kernel at all; None if they have one."""
     if not options.caches:
         return "aggregation='none' reads no cached memory"
@@ -127,102 +121,90 @@ def _xla_reads(options: Options, rule: Rule) -> str | None:
             return "MLP memories of logarithmic segments are read by XLA"
         if not level_read.takes_segments(options.segment_len):
             return f"logarithmic segments of {options.segment_len} tokens are read by XLA"
+    if context is not None and context.exchange == "ring" and options.selected is not None:
+        return "exchange='ring' with aggregation='ssc' is read by XLA"
     return None
 
 
-def read_kernel(options: Options, rule: Rule, kernel: str | None) -> str | None:
+def read_kernel(
+    options: Options, rule: Rule, kernel: str | None, context: Context | None
+) -> str | None:
     """The implementation of reads where `kernel` is asked for: XLA's if they have no other."""
-    return "xla" if _xla_reads(options, rule) else kernel
+    return "xla" if _xla_reads(options, rule, context) else kernel
 
 
-def deep_read_call(
-    options: Options,
-    rule: Rule,
-    length: int,
-    memories: int,
-    head_dim: int,
-    hidden: int,
-    dtype: jnp.dtype,
-) -> deep_read.Call:
+def linear_read_calls(options: Options, sizes: Sizes) -> list[linear_read.Call]:
+    """Facts of one head's reads of each of a memory's matrices, by a fresh sequence."""
+    return [
+        linear_read.Call(
+            tokens=sizes.length,
+            length=sizes.length,
+            memories=sizes.memories(options),
+            head_dim=sizes.head_dim,
+            segment_len=options.segment_len,
+            top_k=options.selected,
+            routed=options.gated,
+            out=out,
+            width=width,
+            dtype=jnp.dtype(sizes.dtype),
+        )
+        for out, width in sizes.matrices()
+    ]
+
+
+def deep_read_call(options: Options, rule: Rule, sizes: Sizes) -> deep_read.Call:
     """Facts of one head's read of MLP memories, by a fresh sequence."""
     assert isinstance(rule, DeepRule)
     return deep_read.Call(
-        tokens=length,
-        length=length,
-        memories=memories,
-        head_dim=head_dim,
+        tokens=sizes.length,
+        length=sizes.length,
+        memories=sizes.memories(options),
+        head_dim=sizes.head_dim,
         segment_len=options.segment_len,
         top_k=options.selected,
         routed=options.gated,
-        hidden=hidden,
+        hidden=sizes.hidden,
         activation=rule.network.activation,
         layer_norm=rule.network.mem_norm == "layer",
-        dtype=jnp.dtype(dtype),
+        dtype=jnp.dtype(sizes.dtype),
     )
 
 
-def block_read_call(
-    options: Options,
-    rule: Rule,
-    length: int,
-    memories: int,
-    head_dim: int,
-    hidden: int | None,
-    dtype: jnp.dtype,
-) -> block_read.Call:
+def block_read_call(options: Options, rule: Rule, sizes: Sizes) -> block_read.Call:
     """Facts of one head's read of the memories that blocks of a fresh sequence select."""
-    shape, network = _block_read_shape(rule, head_dim, hidden)
+    memories = sizes.memories(options)
+    blocks = round_up(sizes.length, options.segment_len) // options.route_every
+    # Of an MLP the second matrix says both widths.
+    shape, network = sizes.matrices()[-1], rule.network if isinstance(rule, DeepRule) else None
     reads = min(options.top_k, memories)
-    blocks = round_up(length, options.segment_len) // options.route_every
-    facts = options.route_every, shape, dtype, network, reads
+    facts = options.route_every, shape, sizes.dtype, network, reads
     return block_read.call_of(*facts, blocks, memories)
 
 
-def _block_read_shape(
-    rule: Rule, head_dim: int, hidden: int | None
-) -> tuple[tuple[int, int], MlpNetwork | None]:
-    """Shape of a matrix, or of an MLP's second one, and what the MLP does."""
-    if isinstance(rule, DeepRule):
-        assert hidden is not None
-        return (head_dim, hidden), rule.network
-    return (head_dim, head_dim), None
-
-
-def deep_write_call(
-    options: Options,
-    rule: Rule,
-    heads: int,
-    length: int,
-    head_dim: int,
-    hidden: int,
-    dtype: jnp.dtype,
-) -> deep_write.Call:
-    """Facts of the write of a fresh sequence into MLP memories."""
+def deep_write_call(options: Options, rule: Rule, sizes: Sizes) -> deep_write.Call:
+    """Facts of the write of fresh sequences into MLP memories."""
     assert isinstance(rule, DeepRule)
     return deep_write.Call(
-        heads=heads,
-        length=length,
-        head_dim=head_dim,
-        hidden=hidden,
-        segment_len=written_segment(options, length, options.chunk_len),
+        heads=sizes.heads,
+        length=sizes.length,
+        head_dim=sizes.head_dim,
+        hidden=sizes.hidden,
+        segment_len=written_segment(options, sizes.length, options.chunk_len),
         chunk_len=options.chunk_len,
         independent=options.resets,
         titans=rule.gates_type is TitansGates,
         activation=rule.network.activation,
         layer_norm=rule.network.mem_norm == "layer",
-        dtype=jnp.dtype(write_dtype(options, rule, dtype)),
-        ends_dtype=accumulator(dtype),
+        dtype=jnp.dtype(write_dtype(options, rule, sizes.dtype)),
+        ends_dtype=accumulator(sizes.dtype),
     )
 
 
-def linear_write_call(
-    options: Options, heads: int, length: int, head_dim: int, dtype: jnp.dtype
-) -> linear_write.Call:
-    """Facts of the write of a fresh sequence into matrix memories."""
-    segment_len = written_segment(options, length, MOST_TOKENS)
-    return linear_write.Call(
-        *(heads, length, head_dim, segment_len, options.resets, jnp.dtype(dtype))
-    )
+def linear_write_call(options: Options, sizes: Sizes) -> linear_write.Call:
+    """Facts of the write of fresh sequences into matrix memories."""
+    segment_len = written_segment(options, sizes.length, MOST_TOKENS)
+    facts = sizes.heads, sizes.length, sizes.head_dim, segment_len, options.resets
+    return linear_write.Call(*facts, jnp.dtype(sizes.dtype))
 
 
 def written_segment(options: Options, length: int, chunk_len: int) -> int:
@@ -255,9 +237,8 @@ def check_implementation(
     implementation: str,
     options: Options,
     rule: Rule,
-    head_dim: int,
-    hidden: int | None,
-    dtype: jnp.dtype,
+    sizes: Sizes,
+    context: Context | None = None,
 ) -> None:
     """Raise InputError if Pallas kernels are named that cannot run.
 
@@ -266,19 +247,25 @@ def check_implementation(
     if implementation not in ("pallas", "pallas_interpret"):
         return
     anywhere = implementation == "pallas_interpret"
-    facts = (options, rule, head_dim, hidden, dtype, anywhere)
-    written, read = _xla_writes(options, rule, anywhere), _xla_reads(options, rule)
-    reasons = []
+    written, read = _xla_writes(options, rule, anywhere), _xla_reads(options, rule, context)
+    reasons = [_no_triton_chunks(options, rule, sizes)] if on_gpu() and not anywhere else []
     if not written:
-        reasons.append(no_write_kernel(*facts))
+        reasons.append(no_write_kernel(options, rule, sizes, anywhere))
     if not read:
-        reasons.append(no_read_kernel(*facts))
+        reasons.append(no_read_kernel(options, rule, sizes, anywhere))
     if not reasons:
         reasons.append(read)
     for reason in reasons:
         if reason:
             allowed = f"xla, or the default, since {reason}"
             raise InputError("implementation", implementation, allowed)
+
+
+def _no_triton_chunks(options: Options, rule: Rule, sizes: Sizes) -> str | None:
+    """Why no kernel of a GPU reads the running memory; None if one does or there is none at all."""
+    if rule.gates_type is not LinearGates:
+        return None
+    return chunk_read.unsupported(options.chunk_len, sizes.head_dim, sizes.dtype)
 
 
 def write_on_kernel(
@@ -309,7 +296,8 @@ def write_on_kernel(
     batch, length, heads, head_dim = q.shape
     anywhere = kernel == "pallas_interpret"
     hidden = None if params is None else params.w1.shape[-1]
-    if kernel == "xla" or no_write_kernel(options, rule, head_dim, hidden, q.dtype, anywhere):
+    sizes = Sizes(batch * heads, length, head_dim, hidden, q.dtype)
+    if kernel == "xla" or no_write_kernel(options, rule, sizes, anywhere):
         return None
 
     def heads_first(x: Array) -> Array:

@@ -10,7 +10,7 @@ from mc_jax.caching.cache import Cache
 from mc_jax.caching.options import Options
 from mc_jax.caching.placement import on_host
 from mc_jax.errors import InputError
-from mc_jax.memory import ACTIVATIONS, MEM_NORMS, DeepParams
+from mc_jax.memory import DeepParams
 from mc_jax.memory.linear import LinearGates, SWLAGates
 from mc_jax.memory.network import MlpNetwork
 from mc_jax.memory.rule import Rule
@@ -107,10 +107,6 @@ def _check_params(rule: Rule, q: Array, params: DeepParams | None) -> None:
         if params is not None:
             raise InputError("params", type(params).__name__, "None for a matrix memory")
         return
-    if network.mem_norm not in MEM_NORMS:
-        raise InputError("mem_norm", network.mem_norm, " | ".join(MEM_NORMS))
-    if network.activation not in ACTIVATIONS:
-        raise InputError("activation", network.activation, " | ".join(ACTIVATIONS))
     if not isinstance(params, DeepParams):
         raise InputError("params", type(params).__name__, "DeepParams for an MLP memory")
     heads, width = q.shape[2:]

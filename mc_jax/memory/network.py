@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from mc_jax.errors import InputError
 from mc_jax.typing import Array, Float
 
 Linear = Callable[[str, Array], Array]
@@ -104,11 +105,25 @@ class MatrixNetwork:
 
 @dataclasses.dataclass(frozen=True)
 class MlpNetwork:
-    """`M(x) = x + LN(W1 act(W2 x))`, the residual MLP of the paper's appendix B."""
+    """`M(x) = x + LN(W1 act(W2 x))`, the residual MLP of the paper's appendix B.
+
+    Attributes:
+      activation: one of `ACTIVATIONS`.
+      mem_norm: one of `MEM_NORMS`; weight_l2 scales the weights where they are written.
+
+    Raises:
+      InputError: a name that is neither.
+    """
 
     activation: str
     mem_norm: str
     is_linear = False
+
+    def __post_init__(self) -> None:
+        """Check the names."""
+        for field, allowed in (("activation", ACTIVATIONS), ("mem_norm", MEM_NORMS)):
+            if getattr(self, field) not in allowed:
+                raise InputError(field, getattr(self, field), " | ".join(allowed))
 
     def features(self, linear: Linear, x: Array) -> Array:
         """`W1 act(W2 x)`, for `mem_norm="layer"` brought to mean 0 and variance 1."""

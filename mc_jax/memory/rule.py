@@ -158,7 +158,7 @@ def get_rule(name: str, *, mem_norm: str = "layer", activation: str = "gelu") ->
       activation: activation of an MLP memory.
 
     Raises:
-      InputError: no such rule.
+      InputError: no such rule, norm or activation.
     """
     if name not in _RULES:
         raise InputError("rule", name, " | ".join(_RULES))

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from mc_jax.caching import Options
 from mc_jax.caching.context import EXCHANGES, PLACEMENTS, Context
-from mc_jax.caching.kernels import check_implementation
+from mc_jax.caching.kernels import Sizes, check_implementation
 from mc_jax.errors import InputError
 from mc_jax.memory import ACTIVATIONS, MEM_NORMS, get_rule, rule_names
 from mc_jax.settings import Settings
@@ -225,15 +225,11 @@ class ModelConfig(Settings):
         """Raise InputError for kernels that are named and cannot run here."""
         memory = self.memory
         rule = get_rule(memory.rule, mem_norm=memory.mem_norm, activation=memory.activation)
+        hidden = None if rule.network.is_linear else memory.expansion * self.head_dim
+        # As long as a segment: how long sequences are is not the model's to say.
+        sizes = Sizes(1, memory.segment_len, self.head_dim, hidden, self.compute_dtype)
         try:
-            check_implementation(
-                memory.implementation,
-                memory.options,
-                rule,
-                self.head_dim,
-                memory.expansion * self.head_dim,
-                self.compute_dtype,
-            )
+            check_implementation(memory.implementation, memory.options, rule, sizes)
         except InputError as error:
             raise InputError(memory._path(error.field), error.found, error.allowed) from None
 

@@ -192,7 +192,9 @@ def convolved(
     """
     with jax.named_scope("convolve"):
         reason = no_triton(projected.dtype, projected.shape[-1])
-        if tail is None and runs_triton(implementation, reason):
+        # "chunked" is the best kernel, too.
+        named = None if implementation == "chunked" else implementation
+        if tail is None and runs_triton(named, reason):
             made = convolve(kernel, projected, NORMALISE_EPS)
             q, k, v = (jnp.moveaxis(x, 1, 2) for x in made)
             return q, k, v

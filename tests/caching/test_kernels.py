@@ -2,15 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from jax.sharding import Mesh
 
-import mc_jax
 from mc_jax import InputError
 from tests.caching.cases import Case, call, cast, cut, make_inputs
 from tests.compiling import quick_jit
-from tests.kernels.tpu import compile_for, device, needs_libtpu
+from tests.kernels.reads import assert_close
+from tests.kernels.tpu import compile_for, needs_libtpu
 
 LENGTH, DIM = 100, 16
 CASES = [
@@ -56,12 +54,6 @@ def inputs_of(case):
     return cast(make_inputs(case, length, dim=DIM, hidden=2 * DIM), jnp.float32)
 
 
-def close(actual, expected, tolerance=3e-5):
-    for x, y in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-        most = float(jnp.max(jnp.abs(y), initial=1.0))
-        np.testing.assert_allclose(x, y, atol=tolerance * most)
-
-
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_outputs_cache_and_gradients(case):
     def run(implementation):
@@ -77,7 +69,8 @@ def test_outputs_cache_and_gradients(case):
         return both(inputs_of(case))
 
     # The norm of an MLP's outputs magnifies rounding; XLA's own error against float64 is 1e-4.
-    close(run("pallas_interpret"), run("xla"), 3e-5 if case.rule in ("linear", "swla") else 3e-4)
+    tolerance = 3e-5 if case.rule in ("linear", "swla") else 3e-4
+    assert_close(run("pallas_interpret"), run("xla"), tolerance)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +91,7 @@ def test_a_sequence_goes_on_from_its_cache(case):
     kernel = {"implementation": "pallas_interpret"}
     y, cache = call(case, cut(inputs, case, 0, 41), **kernel)
     rest, _ = call(case, cut(inputs, case, 41, inputs["q"].shape[1]), initial_cache=cache, **kernel)
-    close(jnp.concatenate([y, rest], 1), whole)
+    assert_close(jnp.concatenate([y, rest], 1), whole, 3e-5)
 
 
 @pytest.mark.parametrize(
@@ -120,39 +113,6 @@ def test_a_named_kernel_runs_or_says_why_not(case, reason):
 def test_without_a_tpu_the_kernels_are_refused():
     with pytest.raises(InputError, match="run on a TPU or a GPU"):
         call(CASES[0], inputs_of(CASES[0]), implementation="pallas")
-
-
-def test_explain_says_what_runs_and_what_it_costs():
-    text = mc_jax.explain(16384, heads=8, head_dim=128)
-    assert "xla, since the kernels run on a TPU or a GPU" in text
-    assert "63 cached memories a head" in text
-    # 63 * 64 / 2 pairs of a segment and a memory, 256 tokens, 2 * 128^2 FLOPs, 8 heads.
-    assert "forward 135 GFLOP" in text
-    text = mc_jax.explain(16384, rule="titans", heads=8, head_dim=128)
-    assert text.count("xla, since the kernel runs on a TPU") == 2
-    assert "forward 1.08e+03 GFLOP" in text  # 8 times as many for each pair
-    text = mc_jax.explain(512, rule="dla", heads=2, head_dim=64, segmentation="logarithmic")
-    assert "xla, since MLP memories of logarithmic segments" in text
-    with pytest.raises(InputError, match="mem_norm"):
-        mc_jax.explain(512, rule="dla", heads=2, head_dim=64, mem_norm="batch")
-
-
-@needs_libtpu
-def test_on_a_tpu_explain_names_the_kernels_and_their_steps():
-    with jax.set_mesh(Mesh(np.array([device("v5e")]), ("x",))):
-        text = mc_jax.explain(16384, heads=8, head_dim=128)
-        levels = mc_jax.explain(16384, heads=8, head_dim=128, segmentation="logarithmic")
-        blocks = {"aggregation": "ssc", "route_every": 128}
-        selected = mc_jax.explain(16384, heads=8, head_dim=128, **blocks)
-    assert "pallas (level_read)" in levels
-    assert "pallas (block_read); blocks of 128 tokens select 4 memories each" in selected
-    # Four memories a token, 2 * 128^2 FLOPs each.
-    assert f"forward {8 * 16384 * 4 * 2 * 128**2 / 1e9:.3g} GFLOP" in selected
-    assert "pallas (linear_write)\n" in text and "pallas (linear_read)\n" in text
-    # 8 heads of 64 segments: 256 * 257 / 2 pairs met twice, and the state that is written.
-    flop = 8 * 64 * (2 * 2 * 128 * 256 * 257 // 2 + 2 * 256 * 128**2)
-    assert f"forward {flop / 1e9:.3g} GFLOP and 168 MB" in text
-    assert "Config(heads=4, tokens=256)" in text
 
 
 @needs_libtpu

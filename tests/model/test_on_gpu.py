@@ -13,8 +13,9 @@ from tests.kernels.gpu import imitated_gpu  # noqa: F401
 LENGTH = 96
 
 
-def model_of(aggregation: str, dtype: str) -> tuple[LanguageModel, ModelConfig]:
-    memory = MemoryConfig(aggregation=aggregation, segment_len=16, chunk_len=16, top_k=2)
+def model_of(aggregation: str, dtype: str, **memory) -> tuple[LanguageModel, ModelConfig]:
+    facts = {"segment_len": 16, "chunk_len": 16, "top_k": 2} | memory
+    memory = MemoryConfig(aggregation=aggregation, **facts)
     config = ModelConfig(
         vocab_size=40, dim=32, num_layers=2, num_heads=2, mlp_dim=48, memory=memory
     )
@@ -76,3 +77,11 @@ def test_dots_reads_cached_memories_once(imitated_gpu):  # noqa: F811
     assert program.count("name=linear_read_selected_forward") == 1
     assert program.count("name=linear_read_selected_backward") == 1
     assert program.count("name=convolve_forward") == 2
+
+
+def test_chunked_is_the_best_kernel_of_the_convolution_too(imitated_gpu):  # noqa: F811
+    model, _ = model_of("grm", "bfloat16", implementation="chunked")
+    params, tokens = inputs(model)
+    with imitated_gpu():
+        program = str(jax.make_jaxpr(model.apply)(params, tokens))
+    assert "name=convolve_forward" in program

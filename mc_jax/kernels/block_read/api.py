@@ -63,8 +63,10 @@ def block_read(
     # Negative numbers would count from the end.
     memory = jnp.where(memory < 0, memories, memory)
 
+    call = call_of(tokens // blocks, shape, x.dtype, network, reads, blocks, memories)
+
     def no_kernel(any_device: bool) -> str | None:
-        return unsupported(tokens // blocks, shape, x.dtype, network, reads, any_device)
+        return unsupported(call, any_device)
 
     implementation = choose(implementation, config, no_kernel)
     if implementation == "reference":
@@ -72,7 +74,6 @@ def block_read(
     if implementation == "xla":
         pull = pull_matrix if network is None else None
         return xla(_reader(network), x, weights, memory, gate, pull)
-    call = call_of(tokens // blocks, shape, x.dtype, network, reads, blocks, memories)
     config = config or default_config(call, this_chip())
     assert config is not None
     config.check(call)
@@ -82,35 +83,25 @@ def block_read(
     return pallas_tpu.read(call, config, interpret, x, weights, *numbers)
 
 
-def unsupported(
-    size: int,
-    shape: tuple[int, ...],
-    dtype: jnp.dtype,
-    network: MlpNetwork | None,
-    reads: int = 1,
-    any_device: bool = False,
-) -> str | None:
+def unsupported(call: Call, any_device: bool = False) -> str | None:
     """Why the TPU kernel cannot run a read; None if it can.
 
     Args:
-      size: tokens of a block.
-      shape: of a matrix, (out, in), or of an MLP's second one, (head_dim, hidden).
-      dtype: type of the inputs.
-      network: what MLP memories do; None for matrices.
-      reads: how many memories a block reads.
+      call: facts of the read.
       any_device: leave out whether a TPU is here.
     """
     if not any_device and not pltpu.is_tpu_device():
         return "the kernel for blocks of tokens runs on a TPU"
-    if size % LANES:
-        return f"the kernel takes blocks of a multiple of {LANES} tokens, not {size}"
-    if dtype not in (jnp.bfloat16, F32):
-        return f"the kernel takes bfloat16 and float32, not {dtype}"
-    if shape[0] % 16 or shape[1] % 16:
-        return f"the kernel takes memories of multiples of 16, not {shape[0]} x {shape[1]}"
-    if network is not None and network.activation not in ACTIVATIONS:
-        return f"the kernel has no activation {network.activation!r}"
-    if default_config(call_of(size, shape, dtype, network, reads), this_chip()) is None:
+    if call.size % LANES:
+        return f"the kernel takes blocks of a multiple of {LANES} tokens, not {call.size}"
+    if call.dtype not in (jnp.bfloat16, F32):
+        return f"the kernel takes bfloat16 and float32, not {call.dtype}"
+    if call.shape[0] % 16 or call.shape[1] % 16:
+        shape = " x ".join(map(str, call.shape))
+        return f"the kernel takes memories of multiples of 16, not {shape}"
+    if call.activation not in (None, *ACTIVATIONS):
+        return f"the kernel has no activation {call.activation!r}"
+    if default_config(call, this_chip()) is None:
         return "one memory and the gradients of its weights do not fit into VMEM"
     return None
 
@@ -121,10 +112,20 @@ def call_of(
     dtype: jnp.dtype,
     network: MlpNetwork | None,
     reads: int,
-    blocks: int = 1,
-    memories: int = 1,
+    blocks: int,
+    memories: int,
 ) -> Call:
-    """Facts of a read by so many blocks of so many memories; the rest as of `unsupported`."""
+    """Facts of a read.
+
+    Args:
+      size: tokens of a block.
+      shape: of a matrix, (out, in), or of an MLP's second one, (head_dim, hidden).
+      dtype: type of the inputs.
+      network: what MLP memories do; None for matrices.
+      reads: how many memories a block reads.
+      blocks: blocks of tokens.
+      memories: cached memories.
+    """
     out, width = shape
     facts = blocks, size, reads, memories, (out, width), jnp.dtype(dtype)
     if network is None:

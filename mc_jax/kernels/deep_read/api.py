@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
+from mc_jax.errors import InputError
 from mc_jax.kernels.chips import this_chip
 from mc_jax.kernels.choice import choose
 from mc_jax.kernels.deep_read.activations import ACTIVATIONS
@@ -11,7 +12,7 @@ from mc_jax.kernels.deep_read.config import Call, Config, default_config
 from mc_jax.kernels.deep_read.forward import forward
 from mc_jax.kernels.deep_read.reference import reference
 from mc_jax.kernels.deep_read.xla import xla
-from mc_jax.kernels.gates import Router, Scores
+from mc_jax.kernels.gates import Router, Scores, check_router
 from mc_jax.kernels.reading import differentiable, read_in_blocks
 from mc_jax.memory.network import MlpNetwork, MlpWeights
 from mc_jax.typing import Array, Float, Int
@@ -55,8 +56,16 @@ def deep_read(
       a router).
 
     Raises:
-      InputError: an implementation that is unknown or cannot run here.
+      InputError: arrays that do not go together, or an option or implementation that is unknown or
+        cannot run here.
     """
+    network = MlpNetwork(activation, mem_norm)
+    memories, head_dim, hidden = weights.w1.shape
+    if head_dim != q.shape[0]:
+        raise InputError("weights.w1.shape", weights.w1.shape, str((memories, q.shape[0], hidden)))
+    if weights.w2.shape != (memories, hidden, head_dim):
+        raise InputError("weights.w2.shape", weights.w2.shape, str((memories, hidden, head_dim)))
+    check_router(router, memories, q.shape[1], segment_len, top_k)
     call = call_of(q, weights, router, activation, mem_norm, segment_len, top_k)
 
     def no_kernel(any_device: bool) -> str | None:
@@ -65,7 +74,6 @@ def deep_read(
     implementation = choose(implementation, config, no_kernel)
     if implementation in ("reference", "xla"):
         form = xla if implementation == "xla" else reference
-        network = MlpNetwork(activation, mem_norm)
         return form(q, weights, router, network, segment_len, first_segment, top_k)
     config = config or default_config(call, this_chip())
     assert config is not None
@@ -86,6 +94,8 @@ def unsupported(call: Call, scores: bool = False, any_device: bool = False) -> s
         return "the kernel runs on a TPU"
     if call.dtype not in (jnp.bfloat16, jnp.float32):
         return f"the kernel takes bfloat16 and float32, not {call.dtype}"
+    if not call.memories:
+        return "the kernel takes at least one memory"
     if call.head_dim % 16:
         return f"the kernel takes a head_dim that is a multiple of 16, not {call.head_dim}"
     if call.hidden % 8:

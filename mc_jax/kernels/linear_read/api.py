@@ -6,7 +6,7 @@ from jax.experimental.pallas import tpu as pltpu
 from mc_jax.errors import InputError
 from mc_jax.kernels.chips import on_gpu, this_chip
 from mc_jax.kernels.choice import choose
-from mc_jax.kernels.gates import Router, Scores
+from mc_jax.kernels.gates import Router, Scores, check_router
 from mc_jax.kernels.linear_read import pallas_tpu
 from mc_jax.kernels.linear_read.config import Call, Config, default_config
 from mc_jax.kernels.linear_read.gpu import gpu
@@ -51,11 +51,18 @@ def linear_read(
       a router).
 
     Raises:
-      InputError: an implementation that is unknown or cannot run here.
+      InputError: arrays that do not go together, or an implementation that is unknown or cannot
+        run here.
     """
+    (memories, out, width), tokens = weights.shape, q.shape[1]
+    if q.shape[0] != width:
+        raise InputError("weights.shape", weights.shape, str((memories, out, q.shape[0])))
+    check_router(router, memories, tokens, segment_len, top_k)
+
+    call = call_of(q, weights, router, segment_len, top_k)
 
     def no_kernel(any_device: bool) -> str | None:
-        return unsupported(weights.shape[1:], q.dtype, isinstance(router, Scores), any_device)
+        return unsupported(call, isinstance(router, Scores), any_device)
 
     implementation = choose(implementation, config, no_kernel)
     if implementation in ("reference", "xla"):
@@ -66,38 +73,52 @@ def linear_read(
             raise InputError("config", config, "None: on a GPU blocks are what they are")
         return gpu(q, weights, router, segment_len, first_segment, top_k)
     assert not isinstance(router, Scores)  # refused above
-    (memories, out, width), tokens = weights.shape, q.shape[1]
-    head_dim = width if router is None else router.u.shape[0]
-    call = Call(
-        *(tokens, tokens, memories, head_dim, segment_len, top_k, router is not None, (out, width))
-    )
-    config = config or default_config(
-        tokens, memories, head_dim, q.dtype, this_chip(), (out, width)
-    )
-    config.check(memories)
+    config = config or default_config(call, this_chip())
+    assert config is not None
+    config.check(call.memories)
     interpret = implementation == "pallas_interpret"
     return read_in_blocks(_read, call, config, interpret, first_segment, q, router, weights)
 
 
-def unsupported(
-    shape: tuple[int, ...], dtype: jnp.dtype, scores: bool = False, any_device: bool = False
-) -> str | None:
+def unsupported(call: Call, scores: bool = False, any_device: bool = False) -> str | None:
     """Why no kernel can run a read; None if one can.
 
     Args:
-      shape: of one memory, (out, in).
-      dtype: type of the queries.
+      call: facts of the read.
       scores: whether logits are given instead of descriptors.
       any_device: leave out what device is here, and ask for the TPU's kernel.
     """
     if not any_device and on_gpu():
-        return no_triton(dtype, *shape)
+        return no_triton(call.dtype, call.out, call.width)
     if not any_device and not pltpu.is_tpu_device():
         return "the kernels run on a TPU or a GPU"
-    if dtype not in (jnp.bfloat16, jnp.float32):
-        return f"the kernel takes bfloat16 and float32, not {dtype}"
-    if shape[0] % 16 or shape[1] % 16:
-        return f"the kernel takes matrices of multiples of 16, not {shape[0]} x {shape[1]}"
+    if call.dtype not in (jnp.bfloat16, jnp.float32):
+        return f"the kernel takes bfloat16 and float32, not {call.dtype}"
+    if not call.memories:
+        return "the kernel takes at least one memory"
+    if call.out % 16 or call.width % 16:
+        return f"the kernel takes matrices of multiples of 16, not {call.out} x {call.width}"
     if scores:
         return "the kernel computes scores from descriptors; it takes no scores by position"
+    if default_config(call, this_chip()) is None:
+        return "eight memories and the gradients of their weights do not fit into VMEM"
     return None
+
+
+def call_of(
+    q: Array, weights: Array, router: Router | Scores | None, segment_len: int, top_k: int | None
+) -> Call:
+    """Facts of a read; arguments as of `linear_read`, arrays or their shapes."""
+    (memories, out, width), tokens = weights.shape, q.shape[1]
+    return Call(
+        tokens=tokens,
+        length=tokens,
+        memories=memories,
+        head_dim=router.u.shape[0] if isinstance(router, Router) else width,
+        segment_len=segment_len,
+        top_k=top_k,
+        routed=router is not None,
+        out=out,
+        width=width,
+        dtype=jnp.dtype(q.dtype),
+    )

@@ -1,13 +1,14 @@
 """What a read of matrix memories is made of: its static facts, its blocks, and what it costs."""
 
 import dataclasses
+import itertools
 
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
 from mc_jax.errors import InputError
 from mc_jax.kernels import reading
-from mc_jax.kernels.chips import vmem_room
+from mc_jax.kernels.chips import vmem_limit, vmem_room
 from mc_jax.kernels.tiles import LANES, round_up
 
 SCALES = ("outputs", "inputs")
@@ -18,20 +19,14 @@ class Call(reading.Call):
     """Static facts of one head's read.
 
     Attributes:
-      shape: of one memory, (out, in); None for head_dim by head_dim.
+      out: rows of a memory.
+      width: columns of a memory, and so the width of the queries.
+      dtype: type of the queries and of products.
     """
 
-    shape: tuple[int, int] | None = None
-
-    @property
-    def out(self) -> int:
-        """Rows of a memory."""
-        return self.shape[0] if self.shape else self.head_dim
-
-    @property
-    def width(self) -> int:
-        """Columns of a memory, and so the width of the queries."""
-        return self.shape[1] if self.shape else self.head_dim
+    out: int
+    width: int
+    dtype: jnp.dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,51 +69,52 @@ class Config:
             )
 
 
-def default_config(
-    tokens: int,
-    memories: int,
-    head_dim: int,
-    dtype: jnp.dtype,
-    chip: pltpu.TpuInfo,
-    shape: tuple[int, int] | None = None,
-) -> Config:
-    """Blocks for a call on a chip.
-
-    Args:
-      tokens: queries of a head.
-      memories: cached memories.
-      head_dim: width of a head.
-      dtype: type of queries and memories.
-      chip: the TPU that will run it.
-      shape: of one memory, (out, in); None for head_dim by head_dim.
-    """
-    out, width = shape or (head_dim, head_dim)
+def default_config(call: Call, chip: pltpu.TpuInfo) -> Config | None:
+    """Blocks for a call on a chip, whatever its `tokens`; None if nothing fits into its VMEM."""
     # The narrower side is weighted, unless the inputs of one memory do not fill the matrix unit.
-    after = width % chip.mxu_column_size == 0 and out <= width
+    after = call.width % chip.mxu_column_size == 0 and call.out <= call.width
     # Programs grow with all three; large matrices fill the matrix unit without.
-    large = after or out * width > LANES**2
+    large = after or call.out * call.width > LANES**2
     sizes = (512, 384, 256, 128) if large else (1024, 512, 384, 256, 128)
-    block = min(sizes, key=lambda size: (round_up(tokens, size), -size))
+    blocks = sorted(sizes, key=lambda size: (round_up(call.length, size), -size))
+    groups = (8, 4, 2, 1) if large else (32, 16, 8, 4, 2, 1)
+    for group, block in itertools.product(groups, blocks):
+        resident = _resident(call, block, vmem_room(chip))
+        config = Config(block, resident, group, "outputs" if after else "inputs")
+        if vmem_bytes(call, config) + _values_bytes(call, config) <= vmem_limit(chip):
+            return config
+    return None
+
+
+def _resident(call: Call, block: int, room: float) -> int:
+    """Memories in VMEM at a time: all, or a multiple of 8 that fits; not fewer than 8."""
     # A block's gates of all memories are kept, and the memories' descriptors with their gradients;
     # to select the best, logits and weights once more.
-    beside = 4 * memories * (3 * block + 4 * head_dim)
-    room = int(vmem_room(chip)) - beside
-    fits = max(room, 0) // _memory_bytes(out, width, dtype)
-    resident = memories if memories <= fits else max(8, fits // 8 * 8)
-    return Config(block, resident, 8 if large else 32, "outputs" if after else "inputs")
+    beside = 4 * call.memories * (3 * block + 4 * call.head_dim)
+    fitting = max(int(room) - beside, 0) // _memory_bytes(call)
+    return call.memories if call.memories <= max(fitting, 8) else max(fitting // 8 * 8, 8)
 
 
-def _memory_bytes(out: int, width: int, dtype: jnp.dtype) -> int:
+def _memory_bytes(call: Call) -> int:
     """VMEM of one memory in the backward kernel: two buffers in, two out, and the running sum."""
-    return out * round_up(width, LANES) * (4 * jnp.dtype(dtype).itemsize + 4)
+    return call.out * round_up(call.width, LANES) * (4 * call.dtype.itemsize + 4)
 
 
-def vmem_bytes(call: Call, config: Config, dtype: jnp.dtype) -> int:
+def _values_bytes(call: Call, config: Config) -> int:
+    """VMEM of what the backward kernel has of a product between instructions, found by compiling.
+
+    Weighted tokens of each of its memories, twice, the turned memories and their gradients.
+    """
+    weighted = 2 * config.tokens * (call.width if config.scale == "inputs" else call.out)
+    memory = call.out * call.width
+    return config.group * (call.dtype.itemsize * (weighted + memory) + 4 * memory)
+
+
+def vmem_bytes(call: Call, config: Config) -> int:
     """VMEM of the backward kernel, the larger one."""
     lines = (1 if call.top_k is None else 3) * round_up(call.memories, 8) + config.resident
-    arrays = token_rows(call, backward=True) * 2 * jnp.dtype(dtype).itemsize + 4 * call.width
-    memory = _memory_bytes(call.out, call.width, dtype)
-    return config.resident * memory + config.tokens * (arrays + 4 * lines)
+    arrays = token_rows(call, backward=True) * 2 * call.dtype.itemsize + 4 * call.width
+    return config.resident * _memory_bytes(call) + config.tokens * (arrays + 4 * lines)
 
 
 def token_rows(call: Call, backward: bool) -> int:
@@ -139,7 +135,7 @@ def flops(call: Call, backward: bool = False) -> int:
     return (2 if backward else 1) * 2 * call.out * call.width * call.reads(call.memories)
 
 
-def hbm_bytes(call: Call, dtype: jnp.dtype, backward: bool = False) -> int:
+def hbm_bytes(call: Call, backward: bool = False) -> int:
     """Bytes between HBM and VMEM, every array once."""
     memories = (2 if backward else 1) * call.memories * call.out * call.width
-    return jnp.dtype(dtype).itemsize * (token_rows(call, backward) * call.tokens + memories)
+    return call.dtype.itemsize * (token_rows(call, backward) * call.tokens + memories)

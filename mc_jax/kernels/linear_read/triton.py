@@ -73,7 +73,7 @@ def mix(
 def _mix(call: Call, first: Array, weights: Array, gate: Array, x: Array) -> Array:
     """Outputs [tokens, out] for inputs [tokens, in]."""
     out = jax.ShapeDtypeStruct((x.shape[0], weights.shape[1]), x.dtype)
-    return _by_tokens(_forward, TOKENS, PARAMS, call, first, weights, gate, (x,), (out,))[0]
+    return _by_tokens(_forward, TOKENS, PARAMS, call, first, weights, gate, (x,), out)[0]
 
 
 def _mix_forward(call: Call, *inputs: Array) -> tuple[Array, Any]:
@@ -83,9 +83,8 @@ def _mix_forward(call: Call, *inputs: Array) -> tuple[Array, Any]:
 def _mix_backward(call: Call, inputs: Any, dy: Array) -> tuple:
     first, weights, gate, x = inputs
     # As in the forward pass, a product's left side is weighted in registers.
-    dx, dgate = _by_tokens(
-        _backward, TOKENS_BACK, PARAMS_BACK, call, first, weights, gate, (x, dy), (x, gate)
-    )
+    blocks = _backward, TOKENS_BACK, PARAMS_BACK
+    dx, dgate = _by_tokens(*blocks, call, first, weights, gate, (x, dy), x, of_gate=True)
     return None, _weights_gradient(call, first, weights, gate, x, dy), dgate, dx
 
 
@@ -101,7 +100,8 @@ def _by_tokens(
     weights: Array,
     gate: Array,
     rows: tuple[Array, ...],
-    outputs: tuple[Any, ...],
+    out: Any,
+    of_gate: bool = False,
 ) -> list[Array]:
     """A program for each block of tokens; the last blocks, which see most, come first.
 
@@ -114,21 +114,23 @@ def _by_tokens(
       weights: matrices.
       gate: weights of their outputs [memories, tokens].
       rows: arrays of tokens [tokens, ...].
-      outputs: shaped as `gate` or as an array of tokens.
+      out: what the result is like [tokens, ...].
+      of_gate: whether the kernel gives gradients of the gates, too.
     """
     memories, tokens = gate.shape
     blocks = tokens // size
 
+    gates = pl.BlockSpec((memories, size), lambda b: (0, blocks - 1 - b))
+
     def block(x: Any) -> pl.BlockSpec:
-        if x.shape == gate.shape:
-            return pl.BlockSpec((memories, size), lambda b: (0, blocks - 1 - b))
         return pl.BlockSpec((size, x.shape[1]), lambda b: (blocks - 1 - b, 0))
 
+    outputs = [out, gate] if of_gate else [out]
     return pl.pallas_call(
         functools.partial(kernel, call, blocks),
         grid=(blocks,),
-        in_specs=[whole(first), whole(weights), block(gate), *map(block, rows)],
-        out_specs=[block(x) for x in outputs],
+        in_specs=[whole(first), whole(weights), gates, *map(block, rows)],
+        out_specs=[block(out), gates] if of_gate else [block(out)],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in outputs],
         compiler_params=params,
         interpret=call.interpret,

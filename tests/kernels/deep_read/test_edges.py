@@ -200,6 +200,22 @@ def test_refusals_name_the_reason():
         )
 
 
+def test_what_does_not_go_together():
+    case = Case(tokens=40, memories=3)
+    (q, weights, router), _ = inputs(case)
+    short = weights._replace(w2=weights.w2[:, :8])
+    few = router._replace(descriptors=router.descriptors[:2])
+    for field, args, options in (
+        ("mem_norm", (weights, router), {"mem_norm": "Layer"}),
+        ("activation", (weights, router), {"activation": "tanh"}),
+        ("weights.w2.shape", (short, router), {}),
+        ("router.descriptors.shape", (weights, few), {}),
+    ):
+        with pytest.raises(InputError) as caught:
+            deep_read(q, *args, **case.options | options)
+        assert caught.value.field == field
+
+
 def test_what_does_not_fit_into_vmem_is_refused():
     facts: dict[str, Any] = {
         **{"tokens": 1024, "length": 1024, "memories": 16, "head_dim": 512, "hidden": 2048},

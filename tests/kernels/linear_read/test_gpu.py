@@ -6,7 +6,7 @@ import pytest
 
 from mc_jax.errors import InputError
 from mc_jax.kernels.gates import Router, Scores, selected_gates, visible_memories
-from mc_jax.kernels.linear_read import Config, linear_read, triton_selected, unsupported
+from mc_jax.kernels.linear_read import Call, Config, linear_read, triton_selected, unsupported
 from mc_jax.kernels.linear_read.gpu import gpu
 from mc_jax.kernels.linear_read.reference import reference
 from mc_jax.kernels.linear_read.triton_route import select_memories
@@ -29,6 +29,10 @@ CASES = {
     "later part, all": Case(tokens=100, memories=20, first_segment=17),
     "nothing cached in sight": Case(tokens=20, memories=3),
     "head of 128": Case(head_dim=128, tokens=150, memories=4),
+    # Gates are then shaped as a block of 128 tokens is.
+    "as many memories as a head is wide": Case(
+        head_dim=128, tokens=40, memories=128, first_segment=100
+    ),
     "bfloat16": Case(dtype=jnp.bfloat16),
     "bfloat16, ssc": Case(dtype=jnp.bfloat16, top_k=2),
     "wide memories": Case(shape=(16, 64), top_k=3),
@@ -148,12 +152,16 @@ def test_of_equal_scores_the_oldest_memories_are_selected():
     assert jnp.array_equal(memory, jnp.broadcast_to(jnp.array([[1], [2], [3]]), (3, 128)))
 
 
+def call_with(out, width, dtype=jnp.bfloat16):
+    return Call(64, 64, 3, width, 16, None, True, out, width, jnp.dtype(dtype))
+
+
 def test_what_a_gpu_runs():
     with on_a_gpu():
-        assert unsupported((128, 128), jnp.bfloat16) is None
-        assert unsupported((64, 128), jnp.bfloat16, scores=True) is None
-        assert "bfloat16, not float32" in unsupported((128, 128), jnp.float32)
-        assert "96 x 96" in unsupported((96, 96), jnp.bfloat16)
+        assert unsupported(call_with(128, 128)) is None
+        assert unsupported(call_with(64, 128), scores=True) is None
+        assert "bfloat16, not float32" in unsupported(call_with(128, 128, jnp.float32))
+        assert "96 x 96" in unsupported(call_with(96, 96))
         q, w = jnp.zeros((32, 64)), jnp.zeros((3, 32, 32))
         with pytest.raises(InputError, match="bfloat16, not float32"):
             linear_read(q, w, None, segment_len=16, implementation="pallas")

@@ -1,0 +1,132 @@
+"""Which kernels a call runs on, and what is said of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+import mc_jax
+from mc_jax import InputError, memory
+from mc_jax.caching.context import Context
+from mc_jax.caching.kernels import Sizes, check_implementation, read_kernel
+from mc_jax.caching.options import Options
+from tests.caching.cases import Case, call, cast, make_inputs
+from tests.kernels.gpu import on_a_gpu
+from tests.kernels.tpu import device, needs_libtpu
+
+F32 = jnp.dtype(jnp.float32)
+LINEAR = memory.get_rule("linear")
+
+
+def options(aggregation, segment_len, chunk_len):
+    facts = "constant", "independent", "context", 2
+    return Options(aggregation, segment_len, *facts, chunk_len)
+
+
+def test_explain_says_what_runs_and_what_it_costs():
+    text = mc_jax.explain(16384, heads=8, head_dim=128)
+    assert "xla, since the kernels run on a TPU or a GPU" in text
+    assert "63 cached memories a head" in text
+    # 63 * 64 / 2 pairs of a segment and a memory, 256 tokens, 2 * 128^2 FLOPs, 8 heads.
+    assert "forward 135 GFLOP" in text
+    text = mc_jax.explain(16384, rule="titans", heads=8, head_dim=128)
+    assert text.count("xla, since the kernel runs on a TPU") == 2
+    assert "forward 1.08e+03 GFLOP" in text  # 8 times as many for each pair
+    text = mc_jax.explain(512, rule="dla", heads=2, head_dim=64, segmentation="logarithmic")
+    assert "xla, since MLP memories of logarithmic segments" in text
+    with pytest.raises(InputError, match="mem_norm"):
+        mc_jax.explain(512, rule="dla", heads=2, head_dim=64, mem_norm="batch")
+
+
+def on_a_tpu(chip="v5e"):
+    """A context in which programs are made for a TPU."""
+    return jax.set_mesh(Mesh(np.array([device(chip)]), ("x",)))
+
+
+@needs_libtpu
+def test_explain_asks_for_all_memories():
+    """One would fit."""
+    wide = {"heads": 8, "head_dim": 512, "rule": "titans"}
+    levels = {"aggregation": "soup", "segmentation": "logarithmic", "dtype": "float32"}
+    with on_a_tpu():
+        assert "read   grm: xla, since eight memories" in mc_jax.explain(16384, **wide)
+        text = mc_jax.explain(262144, **wide | levels | {"head_dim": 256})
+        assert "read   soup: xla, since 10 levels of 1024 x 256 do not fit" in text
+        one = mc_jax.explain(512, **wide | levels | {"head_dim": 256})
+        assert "read   soup: pallas (level_read)" in one
+
+
+@needs_libtpu
+def test_xla_writes_what_does_not_fit():
+    """The last chunk of 1,000 tokens is not full, for which the kernel keeps more."""
+
+    def kernels(length):
+        def run():
+            tokens = jnp.zeros((1, length, 1, 416), jnp.bfloat16)
+            return mc_jax.memory_caching(
+                *(tokens, tokens, tokens, None),
+                memory.TitansGates(*[jnp.ones((1, length, 1))] * 3),
+                memory.DeepParams(jnp.zeros((1, 416, 1664)), jnp.zeros((1, 1664, 416))),
+                rule="titans",
+                aggregation="none",
+                mem_norm="none",
+                chunk_len=64,
+            )[0]
+
+        return str(jax.make_jaxpr(run)()).count("name=deep_write")
+
+    with on_a_tpu():
+        assert (kernels(1024), kernels(1000)) == (1, 0)
+
+
+def test_a_ring_selects_on_xla():
+    """What a token selects is known as scores, which kernels do not take."""
+    facts = options("ssc", 16, 16), LINEAR
+    ring, gather = (Context("context", exchange, "contiguous") for exchange in ("ring", "gather"))
+    assert read_kernel(*facts, "pallas_interpret", ring) == "xla"
+    assert read_kernel(*facts, "pallas_interpret", gather) == "pallas_interpret"
+    check_implementation("pallas_interpret", *facts, Sizes(1, 64, 16, None, F32), ring)
+
+
+def test_a_gpu_says_which_chunks_its_kernel_does_not_read():
+    sizes = Sizes(1, 96, 64, None, jnp.dtype(jnp.bfloat16))
+    with on_a_gpu():
+        check_implementation("pallas", options("grm", 96, 32), LINEAR, sizes)
+        with pytest.raises(InputError, match="chunks of 16, 32 or n times 64, not 48"):
+            check_implementation("pallas", options("grm", 96, 48), LINEAR, sizes)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("linear", "grm", "logarithmic"),
+        Case("linear", "ssc"),
+        Case("titans", "ssc", route_every=3),
+        Case("dla", "soup"),
+    ],
+    ids=str,
+)
+def test_scores_are_not_rounded(case):
+    """As matrix units would round float32; forward, and for u and descriptors."""
+    inputs = cast(make_inputs(case, 41), F32)
+    program = str(jax.make_jaxpr(jax.grad(lambda x: call(case, x)[0].sum()))(inputs))
+    assert program.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") >= 3
+
+
+@needs_libtpu
+def test_on_a_tpu_explain_names_the_kernels_and_their_steps():
+    with on_a_tpu():
+        text = mc_jax.explain(16384, heads=8, head_dim=128)
+        levels = mc_jax.explain(16384, heads=8, head_dim=128, segmentation="logarithmic")
+        blocks = {"aggregation": "ssc", "route_every": 128}
+        selected = mc_jax.explain(16384, heads=8, head_dim=128, **blocks)
+    assert "pallas (level_read)" in levels
+    assert "pallas (block_read); blocks of 128 tokens select 4 memories each" in selected
+    # Four memories a token, 2 * 128^2 FLOPs each.
+    assert f"forward {8 * 16384 * 4 * 2 * 128**2 / 1e9:.3g} GFLOP" in selected
+    assert "pallas (linear_write)\n" in text and "pallas (linear_read)\n" in text
+    # 8 heads of 64 segments: 256 * 257 / 2 pairs met twice, and the state that is written.
+    flop = 8 * 64 * (2 * 2 * 128 * 256 * 257 // 2 + 2 * 256 * 128**2)
+    assert f"forward {flop / 1e9:.3g} GFLOP and 168 MB" in text
+    assert "Config(heads=4, tokens=256)" in text
