@@ -67,7 +67,7 @@ def deep_read(
     top_k: int | None = None,
     blocks: Blocks | None = None,
 ) -> Kernel:
-    from mc_jax.kernels.chips import this_chip
+    from mc_jax.device import this_chip
     from mc_jax.kernels.deep_read import call_of
     from mc_jax.kernels.deep_read.backward import backward as read_back
     from mc_jax.kernels.deep_read.config import backward_cost, default_config, forward_cost
@@ -185,7 +185,7 @@ def deep_write(
     blocks: Blocks | None = None,
 ) -> Kernel:
     """With the memory norm, independent segments; the backward pass needs the forward one first."""
-    from mc_jax.kernels.chips import this_chip
+    from mc_jax.device import this_chip
     from mc_jax.kernels.deep_write import Call
     from mc_jax.kernels.deep_write import deep_write as write
     from mc_jax.kernels.deep_write.config import backward_cost, default_config, forward_cost
@@ -280,7 +280,7 @@ def linear_write(
     blocks: Blocks | None = None,
 ) -> Kernel:
     """The backward pass needs the forward one first."""
-    from mc_jax.kernels.chips import this_chip
+    from mc_jax.device import this_chip
     from mc_jax.kernels.linear_write import Call, default_config, flops, hbm_bytes
     from mc_jax.kernels.linear_write import linear_write as write
     from mc_jax.memory.linear import Writes

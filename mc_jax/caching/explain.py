@@ -13,8 +13,8 @@ from mc_jax.caching.kernels import (
     no_write_kernel,
 )
 from mc_jax.caching.options import Options
+from mc_jax.device import on_gpu, this_chip
 from mc_jax.kernels.block_read import config as block_read
-from mc_jax.kernels.chips import on_gpu, this_chip
 from mc_jax.kernels.deep_read import config as deep_read
 from mc_jax.kernels.deep_write import config as deep_write
 from mc_jax.kernels.linear_read import config as linear_read

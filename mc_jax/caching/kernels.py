@@ -10,6 +10,7 @@ from mc_jax.caching.context import Context
 from mc_jax.caching.options import Options
 from mc_jax.caching.segments import capacity_for
 from mc_jax.caching.write import write_dtype
+from mc_jax.device import on_gpu
 from mc_jax.errors import InputError
 from mc_jax.kernels import (
     block_read,
@@ -20,7 +21,6 @@ from mc_jax.kernels import (
     linear_read,
     linear_write,
 )
-from mc_jax.kernels.chips import on_gpu
 from mc_jax.kernels.linear_write.config import MOST_TOKENS, chunk_tokens
 from mc_jax.kernels.tiles import round_up
 from mc_jax.kernels.writing import Written

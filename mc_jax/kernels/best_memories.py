@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mc_jax.device import on_cpu
 from mc_jax.kernels.causal_tiles import seen_memories
-from mc_jax.kernels.chips import on_cpu
 from mc_jax.kernels.in_place import scan_runs
 from mc_jax.kernels.scores import score
 from mc_jax.typing import Array, Bool, Float, Int

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from mc_jax.kernels.chips import on_cpu
+from mc_jax.device import on_cpu
 from mc_jax.kernels.in_place import scan_tiles
 from mc_jax.typing import Array, Float
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from mc_jax.device import on_gpu
 from mc_jax.errors import InputError
 from mc_jax.kernels.best_memories import best_memories, largest
-from mc_jax.kernels.chips import on_gpu
 from mc_jax.kernels.columns import column_sums, inner
 from mc_jax.kernels.scores import score
 from mc_jax.typing import Array, Bool, Float, Int

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mc_jax.kernels.chips import on_cpu
+from mc_jax.device import on_cpu
 from mc_jax.typing import Array
 
 # Tokens of a tile on a CPU, where it then stays in the cache; elsewhere one tile has all.

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mc_jax.device import on_cpu
 from mc_jax.kernels.causal_tiles import Read, pull_through, seen_memories, starts_here
-from mc_jax.kernels.chips import on_cpu
 from mc_jax.kernels.gates import Router, Scores, selected_gates, visible_memories
 from mc_jax.kernels.in_place import scan_in_place
 from mc_jax.kernels.tiles import round_up

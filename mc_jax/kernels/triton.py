@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from mc_jax.kernels.chips import on_gpu
+from mc_jax.device import on_gpu
 from mc_jax.typing import Array
 
 # Widths of a matrix: Triton's blocks are powers of two, and products start at 16.

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mc_jax.kernels.chips import on_gpu
+from mc_jax.device import on_gpu
 from mc_jax.memory.chunk import Chunk, EndCoefficients, Factors
 from mc_jax.memory.network import narrow_matmul
 from mc_jax.memory.rule import Rule, State, chunk_step, select

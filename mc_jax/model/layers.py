@@ -9,8 +9,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import lax
 
+from mc_jax.device import on_cpu
 from mc_jax.kernels import gated_norm
-from mc_jax.kernels.chips import on_cpu
 from mc_jax.memory.network import accumulator
 from mc_jax.model.config import ModelConfig
 from mc_jax.sharding import active_mesh, constrain

@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from mc_jax.caching import memory_caching
 from mc_jax.caching.context import Context
-from mc_jax.kernels.chips import on_gpu
+from mc_jax.device import on_gpu
 from mc_jax.kernels.convolve import convolve, convolve_tiles, worth_tiling
 from mc_jax.kernels.triton import no_triton, runs_triton
 from mc_jax.memory import DeepParams, NormParams

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
+from mc_jax.device import this_chip
 from mc_jax.errors import InputError
 from mc_jax.kernels.block_read import pallas_tpu
 from mc_jax.kernels.block_read.config import Call, Config, default_config
 from mc_jax.kernels.block_read.reference import reference
 from mc_jax.kernels.block_read.xla import xla
 from mc_jax.kernels.causal_tiles import Read
-from mc_jax.kernels.chips import this_chip
 from mc_jax.kernels.choice import choose
 from mc_jax.kernels.deep_read.activations import ACTIVATIONS
 from mc_jax.kernels.linear_read.one_matrix import pull_matrix, read_matrix

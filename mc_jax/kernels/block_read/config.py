@@ -6,8 +6,8 @@ import math
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
+from mc_jax.device import vmem_room
 from mc_jax.errors import InputError
-from mc_jax.kernels.chips import vmem_room
 from mc_jax.kernels.deep_read.config import NARROW_GENERATION
 from mc_jax.kernels.tiles import LANES, round_up
 

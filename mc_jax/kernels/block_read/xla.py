@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mc_jax.device import on_cpu
 from mc_jax.kernels.causal_tiles import Pull, Read, pull_through
-from mc_jax.kernels.chips import on_cpu
 from mc_jax.kernels.in_place import TILE, map_in_place, scan_in_place
 from mc_jax.memory.network import accumulator
 from mc_jax.typing import Array, Float, Int

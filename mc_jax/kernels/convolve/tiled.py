@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mc_jax.kernels.chips import on_cpu
+from mc_jax.device import on_cpu
 from mc_jax.memory.network import accumulator
 from mc_jax.typing import Array, Float
 

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
+from mc_jax.device import this_chip
 from mc_jax.errors import InputError
-from mc_jax.kernels.chips import this_chip
 from mc_jax.kernels.choice import choose
 from mc_jax.kernels.deep_read.activations import ACTIVATIONS
 from mc_jax.kernels.deep_read.backward import backward

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from mc_jax.device import this_chip, vmem_limit
 from mc_jax.kernels.block_gates import store_gates
-from mc_jax.kernels.chips import this_chip, vmem_limit
 from mc_jax.kernels.deep_read import one_memory
 from mc_jax.kernels.deep_read.blocks import each_read
 from mc_jax.kernels.deep_read.config import Call, Config

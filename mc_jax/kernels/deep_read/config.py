@@ -6,9 +6,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
+from mc_jax.device import vmem_room
 from mc_jax.errors import InputError
 from mc_jax.kernels import reading
-from mc_jax.kernels.chips import vmem_room
 from mc_jax.kernels.tiles import LANES, round_up
 
 BLOCKS = (1024, 768, 512, 384, 256, 128)

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
+from mc_jax.device import this_chip, vmem_limit
 from mc_jax.errors import InputError
 from mc_jax.kernels.activations import ACTIVATIONS
-from mc_jax.kernels.chips import this_chip, vmem_limit
 from mc_jax.kernels.choice import choose
 from mc_jax.kernels.deep_write.blocks import Layout, Learned
 from mc_jax.kernels.deep_write.chunk import Affine, Memory, Tokens

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
+from mc_jax.device import this_chip, vmem_room
 from mc_jax.errors import InputError
-from mc_jax.kernels.chips import this_chip, vmem_room
 from mc_jax.kernels.choice import choose
 from mc_jax.kernels.level_read.pallas_tpu import MOST_TOKENS, read, vmem_bytes
 from mc_jax.kernels.level_read.xla import reference, xla

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from mc_jax.kernels.chips import this_chip, vmem_limit
+from mc_jax.device import this_chip, vmem_limit
 from mc_jax.kernels.tiles import LANES, contract, round_up
 from mc_jax.typing import Array, Float
 

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
+from mc_jax.device import on_gpu, this_chip
 from mc_jax.errors import InputError
-from mc_jax.kernels.chips import on_gpu, this_chip
 from mc_jax.kernels.choice import choose
 from mc_jax.kernels.gates import Router, Scores, check_router
 from mc_jax.kernels.linear_read import pallas_tpu

@@ -6,9 +6,9 @@ import itertools
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
+from mc_jax.device import vmem_limit, vmem_room
 from mc_jax.errors import InputError
 from mc_jax.kernels import reading
-from mc_jax.kernels.chips import vmem_limit, vmem_room
 from mc_jax.kernels.tiles import LANES, round_up
 
 SCALES = ("outputs", "inputs")

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from mc_jax.device import this_chip, vmem_limit
 from mc_jax.kernels.block_gates import store_gates
-from mc_jax.kernels.chips import this_chip, vmem_limit
 from mc_jax.kernels.gates import Router
 from mc_jax.kernels.linear_read.config import Call, Config
 from mc_jax.kernels.reading import (

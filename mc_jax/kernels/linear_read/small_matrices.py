@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mc_jax.device import on_cpu
 from mc_jax.kernels.causal_tiles import sum_over_memories
-from mc_jax.kernels.chips import on_cpu
 from mc_jax.kernels.linear_read.one_matrix import pull_matrix, read_matrix
 from mc_jax.typing import Array, Float
 

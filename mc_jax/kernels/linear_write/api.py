@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.pallas import tpu as pltpu
 
+from mc_jax.device import this_chip
 from mc_jax.errors import InputError
-from mc_jax.kernels.chips import this_chip
 from mc_jax.kernels.choice import choose
 from mc_jax.kernels.linear_write.config import Call, Config, default_config
 from mc_jax.kernels.linear_write.pallas_tpu import write

@@ -5,8 +5,8 @@ import dataclasses
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
+from mc_jax.device import vmem_room
 from mc_jax.errors import InputError
-from mc_jax.kernels.chips import vmem_room
 from mc_jax.kernels.tiles import LANES, round_up
 
 # Heads of a step: enough to make up for starting it, and few enough to compile fast.

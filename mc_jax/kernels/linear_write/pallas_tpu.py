@@ -19,7 +19,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from mc_jax.kernels.chips import this_chip, vmem_limit
+from mc_jax.device import this_chip, vmem_limit
 from mc_jax.kernels.linear_write.config import Call, Config
 from mc_jax.kernels.tiles import contract
 from mc_jax.typing import Array, Float

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from mc_jax.device import this_chip
 from mc_jax.errors import InputError
-from mc_jax.kernels.chips import this_chip
 from mc_jax.kernels.linear_write import Call, Config, default_config, flops, linear_write
 from mc_jax.memory.linear import LinearGates, SWLAGates, Writes
 from mc_jax.memory.rule import State, get_rule
