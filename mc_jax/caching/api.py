@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 from mc_jax.caching import storage
 from mc_jax.caching.cache import Cache, empty_cache, grow
+from mc_jax.caching.calls import Sizes
 from mc_jax.caching.chunked import chunked
 from mc_jax.caching.context import Context
-from mc_jax.caching.kernels import Sizes, check_implementation, write_on_kernel
+from mc_jax.caching.kernels import check_implementation, write_on_kernel
 from mc_jax.caching.options import Options
 from mc_jax.caching.recurrent import recurrent
 from mc_jax.caching.segments import capacity_for

@@ -2,16 +2,15 @@
 
 import jax.numpy as jnp
 
-from mc_jax.caching.kernels import (
+from mc_jax.caching.calls import (
     Sizes,
     block_read_call,
     deep_read_call,
     deep_write_call,
     linear_read_calls,
     linear_write_call,
-    no_read_kernel,
-    no_write_kernel,
 )
+from mc_jax.caching.kernels import no_read_kernel, no_write_kernel
 from mc_jax.caching.options import Options
 from mc_jax.device import on_gpu, this_chip
 from mc_jax.kernels.block_read import config as block_read

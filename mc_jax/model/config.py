@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from mc_jax.caching import Options
+from mc_jax.caching.calls import Sizes
 from mc_jax.caching.context import EXCHANGES, PLACEMENTS, Context
-from mc_jax.caching.kernels import Sizes, check_implementation
+from mc_jax.caching.kernels import check_implementation
 from mc_jax.errors import InputError
 from mc_jax.memory import ACTIVATIONS, MEM_NORMS, get_rule, rule_names
 from mc_jax.settings import Settings

@@ -8,8 +8,9 @@ from jax.sharding import Mesh
 
 import mc_jax
 from mc_jax import InputError, memory
+from mc_jax.caching.calls import Sizes
 from mc_jax.caching.context import Context
-from mc_jax.caching.kernels import Sizes, check_implementation, read_kernel
+from mc_jax.caching.kernels import check_implementation, read_kernel
 from mc_jax.caching.options import Options
 from tests.caching.cases import Case, call, cast, make_inputs
 from tests.kernels.gpu import on_a_gpu
