@@ -146,7 +146,10 @@ def check_implementation(
         return
     anywhere = implementation == "pallas_interpret"
     written, read = _xla_writes(options, rule, anywhere), _xla_reads(options, rule, context)
-    reasons = [_no_triton_chunks(options, rule, sizes)] if on_gpu() and not anywhere else []
+    reasons = []
+    if on_gpu() and not anywhere and rule.gates_type is LinearGates:
+        # The running memory of these has a kernel of its own.
+        reasons.append(chunk_read.unsupported(options.chunk_len, sizes.head_dim, sizes.dtype))
     if not written:
         reasons.append(no_write_kernel(options, rule, sizes, anywhere))
     if not read:
@@ -157,13 +160,6 @@ def check_implementation(
         if reason:
             allowed = f"xla, or the default, since {reason}"
             raise InputError("implementation", implementation, allowed)
-
-
-def _no_triton_chunks(options: Options, rule: Rule, sizes: Sizes) -> str | None:
-    """Why no kernel of a GPU reads the running memory; None if one does or there is none at all."""
-    if rule.gates_type is not LinearGates:
-        return None
-    return chunk_read.unsupported(options.chunk_len, sizes.head_dim, sizes.dtype)
 
 
 def write_on_kernel(

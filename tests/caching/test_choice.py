@@ -17,7 +17,7 @@ from tests.kernels.gpu import on_a_gpu
 from tests.kernels.tpu import device, needs_libtpu
 
 F32 = jnp.dtype(jnp.float32)
-LINEAR = memory.get_rule("linear")
+LINEAR, SWLA = memory.get_rule("linear"), memory.get_rule("swla")
 
 
 def options(aggregation, segment_len, chunk_len):
@@ -94,8 +94,11 @@ def test_a_gpu_says_which_chunks_its_kernel_does_not_read():
     sizes = Sizes(1, 96, 64, None, jnp.dtype(jnp.bfloat16))
     with on_a_gpu():
         check_implementation("pallas", options("grm", 96, 32), LINEAR, sizes)
+        check_implementation("pallas", options("none", 96, 32), LINEAR, sizes)
         with pytest.raises(InputError, match="chunks of 16, 32 or n times 64, not 48"):
             check_implementation("pallas", options("grm", 96, 48), LINEAR, sizes)
+        with pytest.raises(InputError, match="reads no cached memory"):
+            check_implementation("pallas", options("none", 96, 32), SWLA, sizes)
 
 
 @pytest.mark.parametrize(
