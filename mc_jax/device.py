@@ -4,6 +4,8 @@ import jax
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import get_abstract_mesh
 
+LEAST_VMEM = 32 * 2**20
+
 
 def on_gpu() -> bool:
     """Whether the current mesh's or the default device is a GPU."""
@@ -25,6 +27,18 @@ def this_chip() -> pltpu.TpuInfo:
     if pltpu.is_tpu_device():
         return pltpu.get_tpu_info()
     return pltpu.get_tpu_info_for_chip(pltpu.ChipVersion.TPU_V5E, 1)
+
+
+def too_little_vmem(chip: pltpu.TpuInfo) -> str | None:
+    """Why a chip cannot run kernels with much between instructions, beside large memories.
+
+    Those of MLP memories and of blocks of tokens hold hidden layers of 2 MiB and several of them;
+    chips up to v4 have 16 MiB of VMEM, those after them 64 and more.
+    """
+    if chip.vmem_capacity_bytes >= LEAST_VMEM:
+        return None
+    least, found = (size // 2**20 for size in (LEAST_VMEM, chip.vmem_capacity_bytes))
+    return f"the kernel needs a TPU with {least} MiB of VMEM, not {found}"
 
 
 def vmem_room(chip: pltpu.TpuInfo) -> float:

@@ -81,6 +81,17 @@ def test_xla_writes_what_does_not_fit():
         assert (kernels(1024), kernels(1000)) == (1, 0)
 
 
+@needs_libtpu
+def test_xla_reads_and_writes_large_memories_where_vmem_is_small():
+    """A v4 has a quarter of what those after it have, or less; kernels of matrices fit."""
+    with on_a_tpu("v4"):
+        for options in ({"rule": "titans"}, {"aggregation": "ssc", "route_every": 128}):
+            text = mc_jax.explain(4096, heads=4, head_dim=64, **options)
+            assert "xla, since the kernel needs a TPU with 32 MiB of VMEM, not 16" in text
+        text = mc_jax.explain(4096, heads=4, head_dim=64)
+        assert "pallas (linear_write)" in text and "pallas (linear_read)" in text
+
+
 def test_a_ring_selects_on_xla():
     """What a token selects is known as scores, which kernels do not take."""
     facts = options("ssc", 16, 16), LINEAR

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tests.rare import param
 
 TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
-# An older one, with an eighth of their VMEM.
+# An older one, with a quarter of their VMEM or less.
 OLDER = {"v4": "v4:2x2x1"}
 
 # There requirements-dev.txt brings it, so that these tests run or fail.

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
-from mc_jax.device import this_chip
+from mc_jax.device import this_chip, too_little_vmem
 from mc_jax.errors import InputError
 from mc_jax.kernels.block_read import pallas_tpu
 from mc_jax.kernels.block_read.config import Call, Config, default_config
@@ -103,7 +103,7 @@ def unsupported(call: Call, any_device: bool = False) -> str | None:
         return f"the kernel has no activation {call.activation!r}"
     if default_config(call, this_chip()) is None:
         return "one memory and the gradients of its weights do not fit into VMEM"
-    return None
+    return too_little_vmem(this_chip())
 
 
 def call_of(

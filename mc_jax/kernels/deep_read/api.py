@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
-from mc_jax.device import this_chip
+from mc_jax.device import this_chip, too_little_vmem
 from mc_jax.errors import InputError
 from mc_jax.kernels.choice import choose
 from mc_jax.kernels.deep_read.activations import ACTIVATIONS
@@ -106,7 +106,7 @@ def unsupported(call: Call, scores: bool = False, any_device: bool = False) -> s
         return "the kernel computes scores from descriptors; it takes no scores by position"
     if default_config(call, this_chip()) is None:
         return "eight memories and the gradients of their weights do not fit into VMEM"
-    return None
+    return too_little_vmem(this_chip())
 
 
 def call_of(

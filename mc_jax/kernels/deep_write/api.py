@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
-from mc_jax.device import this_chip, vmem_limit
+from mc_jax.device import this_chip, too_little_vmem, vmem_limit
 from mc_jax.errors import InputError
 from mc_jax.kernels.activations import ACTIVATIONS
 from mc_jax.kernels.choice import choose
@@ -146,7 +146,7 @@ def unsupported(rule: DeepRule, call: Call, any_device: bool = False) -> str | N
         return f"the kernel takes a chunk_len that is a multiple of 16, not {call.chunk_len}"
     if default_config(call, this_chip()) is None:
         return f"states of {call.head_dim} by {call.hidden} do not fit into the chip's VMEM"
-    return None
+    return too_little_vmem(this_chip())
 
 
 def _pallas(
