@@ -12,6 +12,11 @@ def on_gpu() -> bool:
     return _platform() in ("gpu", "cuda", "rocm")
 
 
+def on_tpu() -> bool:
+    """Whether the current mesh's or the default device is a TPU."""
+    return pltpu.is_tpu_device()
+
+
 def on_cpu() -> bool:
     """Whether the current mesh's or the default device is a CPU."""
     return _platform() == "cpu"

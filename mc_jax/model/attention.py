@@ -7,12 +7,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mc_jax.device import on_tpu
 from mc_jax.memory.network import accumulator
 from mc_jax.model.cache import AttentionCache, last_tokens
 from mc_jax.model.config import ModelConfig
 from mc_jax.model.layers import output_projection, projection
+from mc_jax.model.splash import splash
 from mc_jax.typing import Array, Float, Int
 
+# Of jax.nn.dot_product_attention.
 _IMPLEMENTATIONS: dict[str, Literal["xla", "cudnn"] | None] = {
     "auto": None,
     "xla": "xla",
@@ -21,7 +24,9 @@ _IMPLEMENTATIONS: dict[str, Literal["xla", "cudnn"] | None] = {
 
 
 class Attention(nn.Module):
-    """Causal multi-head attention by `jax.nn.dot_product_attention`; in float64 by Flax's.
+    """Causal multi-head attention by JAX's: on a TPU splash attention, elsewhere that of `jax.nn`.
+
+    In float64 it is Flax's.
 
     Attributes:
       config: the model's.
@@ -54,7 +59,7 @@ class Attention(nn.Module):
         v = qkv[:, :, 2]
         window = attention.window if self.sliding else None
         if cache is None:
-            y = _fresh(q, k, v, window, _IMPLEMENTATIONS[attention.implementation])
+            y = _fresh(q, k, v, window, attention.implementation)
             after = AttentionCache(k, v)
             if window is not None:
                 none = jnp.zeros((x.shape[0], window - 1, *k.shape[2:]), k.dtype)
@@ -69,20 +74,20 @@ class Attention(nn.Module):
         return output_projection(config, 2, "out")(y), after
 
 
-def _fresh(
-    q: Array, k: Array, v: Array, window: int | None, implementation: Literal["xla", "cudnn"] | None
-) -> Array:
+def _fresh(q: Array, k: Array, v: Array, window: int | None, implementation: str) -> Array:
     """Outputs of the tokens of sequences that start here."""
     if q.dtype == jnp.float64:
         back = jnp.arange(q.shape[1])[:, None] - jnp.arange(q.shape[1])
         return _attend(q, AttentionCache(k, v), (back >= 0) & (back < (window or q.shape[1])))
+    if implementation == "splash" or (implementation == "auto" and on_tpu()):
+        return splash(q, k, v, window)
     return jax.nn.dot_product_attention(
         q,
         k,
         v,
         is_causal=True,
         local_window_size=None if window is None else (window - 1, 0),
-        implementation=implementation,
+        implementation=_IMPLEMENTATIONS[implementation],
     )
 
 

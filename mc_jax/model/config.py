@@ -10,6 +10,7 @@ from mc_jax.caching import Options
 from mc_jax.caching.calls import Sizes
 from mc_jax.caching.context import EXCHANGES, PLACEMENTS, Context
 from mc_jax.caching.kernels import check_implementation
+from mc_jax.device import on_tpu
 from mc_jax.errors import InputError
 from mc_jax.memory import ACTIVATIONS, MEM_NORMS, get_rule, rule_names
 from mc_jax.settings import Settings
@@ -19,7 +20,7 @@ DTYPES = ("float32", "bfloat16", "float64")
 REMATS = ("none", "full", "dots")
 DECAYS = ("auto", "on", "off")
 MEMORY_IMPLEMENTATIONS = ("auto", "chunked", "recurrent", "xla", "pallas")
-ATTENTION_IMPLEMENTATIONS = ("auto", "xla", "cudnn")
+ATTENTION_IMPLEMENTATIONS = ("auto", "xla", "cudnn", "splash")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +139,8 @@ class AttentionConfig(Settings):
     window: int = 256
     # Base of the rotary embedding's wavelengths.
     rope_theta: float = 10000.0
-    # auto | xla | cudnn, of jax.nn.dot_product_attention.
+    # xla | cudnn, of jax.nn.dot_product_attention | splash, JAX's kernel for TPUs | auto, which is
+    # splash on a TPU and else what jax.nn picks. Of fresh sequences; those that go on use XLA's.
     implementation: str = "auto"
 
     GROUP = "model.attention"
@@ -152,6 +154,9 @@ class AttentionConfig(Settings):
         super().__post_init__()
         self._check_at_least(1, "window")
         self._check_choice("implementation", ATTENTION_IMPLEMENTATIONS)
+        if self.implementation == "splash" and not on_tpu():
+            allowed = "auto | xla | cudnn: splash attention runs on a TPU"
+            raise InputError(self._path("implementation"), self.implementation, allowed)
         if not self.rope_theta > 1:
             raise InputError(self._path("rope_theta"), self.rope_theta, "a number > 1")
 

@@ -42,13 +42,17 @@ def on_every_chip(cases: dict, rare=()):
 
 
 @functools.cache
-def device(chip: str):
+def devices(chip: str):
     from jax.experimental import topologies
 
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     name = (TOPOLOGIES | OLDER)[chip]
-    return topologies.get_topology_desc(platform="tpu", topology_name=name).devices[0]
+    return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+
+
+def device(chip: str):
+    return devices(chip)[0]
 
 
 def compile_for(chip: str, function, *args):

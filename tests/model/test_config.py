@@ -54,6 +54,7 @@ REFUSED = [
     (dict(attention=dict(window=0)), "model.attention.window"),
     (dict(attention=dict(rope_theta=0.5)), "model.attention.rope_theta"),
     (dict(attention=dict(implementation="flash")), "model.attention.implementation"),
+    (dict(attention=dict(implementation="splash")), "model.attention.implementation"),
 ]
 
 
