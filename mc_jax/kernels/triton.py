@@ -11,11 +11,26 @@ from mc_jax.typing import Array
 WIDTHS = (16, 32, 64, 128)
 # Compute capability from which on products take bfloat16.
 AMPERE = 8.0
+# Those of data centres, whose multiprocessors have 160 KB of shared memory or more, others 100.
+LARGE = (8.0, 9.0, 10.0)
 
 
 def runs_triton(implementation: str | None, reason: str | None) -> bool:
     """Whether what is named is a GPU's kernel here: None or pallas, and no `reason` not to."""
     return implementation in (None, "pallas") and on_gpu() and not reason
+
+
+def stages() -> int:
+    """How far loads of blocks of 128 x 128 run ahead, as shared memory allows."""
+    return 3 if _capability() in LARGE else 2
+
+
+def _capability() -> float:
+    """That of an NVIDIA GPU; of one that is only described nothing is known. Others have 0."""
+    try:
+        return float(getattr(jax.local_devices()[0], "compute_capability", AMPERE))
+    except ValueError:
+        return 0.0
 
 
 def no_triton(dtype: jnp.dtype, *widths: int) -> str | None:
@@ -30,15 +45,11 @@ def no_triton(dtype: jnp.dtype, *widths: int) -> str | None:
     if any(width not in WIDTHS for width in widths):
         allowed, found = ", ".join(map(str, WIDTHS)), " x ".join(map(str, widths))
         return f"on a GPU the kernel takes widths of {allowed}, not {found}"
-    # Of a GPU that is only described nothing is known, and on AMD's no kernel has been tried.
-    capability = getattr(jax.local_devices()[0], "compute_capability", AMPERE)
-    try:
-        enough = float(capability) >= AMPERE
-    except ValueError:
-        enough = False
-    return (
-        None if enough else f"the kernel needs an NVIDIA GPU of {AMPERE} or more, not {capability}"
-    )
+    # On AMD's no kernel has been tried.
+    if _capability() < AMPERE:
+        found = jax.local_devices()[0].compute_capability
+        return f"the kernel needs an NVIDIA GPU of {AMPERE} or more, not {found}"
+    return None
 
 
 def whole(x: Array) -> pl.BlockSpec:

@@ -16,7 +16,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
 from mc_jax.kernels.tiles import contract, round_up
-from mc_jax.kernels.triton import whole
+from mc_jax.kernels.triton import stages, whole
 from mc_jax.typing import Array, Float, Int
 
 F32 = jnp.float32
@@ -209,7 +209,7 @@ def _weights_gradient(
         ],
         out_specs=pl.BlockSpec((None, out, width), lambda i: (i, 0, 0)),
         out_shape=jax.ShapeDtypeStruct(weights.shape, weights.dtype),
-        compiler_params=PARAMS,
+        compiler_params=plgpu.CompilerParams(num_warps=8, num_stages=stages()),
         interpret=call.interpret,
         name="linear_read_gradient",
     )(first, gate, x, columns)

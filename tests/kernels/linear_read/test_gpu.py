@@ -1,5 +1,7 @@
 """The read of matrix memories on a GPU, step by step: against the reference, with all gradients."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -10,6 +12,7 @@ from mc_jax.kernels.linear_read import Call, Config, linear_read, triton_selecte
 from mc_jax.kernels.linear_read.gpu import gpu
 from mc_jax.kernels.linear_read.reference import reference
 from mc_jax.kernels.linear_read.triton_route import select_memories
+from mc_jax.kernels.triton import stages
 from tests.kernels.gpu import lowered, on_a_gpu
 from tests.kernels.linear_read.test_linear_read import Case, inputs
 from tests.kernels.reads import TOLERANCE, assert_close, with_gradients
@@ -150,6 +153,13 @@ def test_of_equal_scores_the_oldest_memories_are_selected():
     )
     _, _, memory = select_memories(router, 1, 80, 3, interpret=True)
     assert jnp.array_equal(memory, jnp.broadcast_to(jnp.array([[1], [2], [3]]), (3, 128)))
+
+
+@pytest.mark.parametrize("capability, ahead", [("9.0", 3), ("8.9", 2), ("12.0", 2), (None, 3)])
+def test_gpus_with_little_shared_memory_load_less_ahead(capability, ahead, monkeypatch):
+    gpu = types.SimpleNamespace(**{} if capability is None else {"compute_capability": capability})
+    monkeypatch.setattr(jax, "local_devices", lambda: [gpu])
+    assert stages() == ahead
 
 
 def call_with(out, width, dtype=jnp.bfloat16):
