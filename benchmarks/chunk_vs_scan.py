@@ -34,7 +34,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="most turns for each rule")
     parser.add_argument("--budget_s", type=float, default=60, help="no third turn after this long")
     parser.add_argument("--calls", type=int, default=5, help="timed calls of the chunk form a turn")
-    return parser.parse_args()
+    return common.parse(parser)
 
 
 def inputs(args: argparse.Namespace, rule: str) -> dict:
@@ -156,7 +156,7 @@ def main() -> None:
             for row in rows
         ],
     )
-    common.write_results("chunk_vs_scan", PACKAGES, vars(args), rows)
+    common.write_results("chunk_vs_scan" if args.whole else None, PACKAGES, vars(args), rows)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the benchmarks share: threads, timing, tables and results. Imports no JAX by itself."""
 
+import argparse
 import datetime
 import importlib.metadata
 import json
@@ -13,6 +14,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 RESULTS = pathlib.Path(__file__).parent / "results"
+# Options that do not change what is measured: how often, on how many cores, where it is kept.
+HOW = ("rounds", "budget_s", "calls", "threads", "workdir", "name", "report")
+
+
+def parse(parser: argparse.ArgumentParser, *varied: str) -> argparse.Namespace:
+    """The options, and as `whole` whether a run with them is the whole benchmark.
+
+    Args:
+      parser: of the options.
+      varied: those that results of their own are kept for; all others, but `HOW`, are then as by
+        default.
+    """
+    options = parser.parse_args()
+    fixed = [name for name in vars(options) if name not in (*HOW, *varied)]
+    options.whole = all(getattr(options, name) == parser.get_default(name) for name in fixed)
+    return options
 
 
 def use_threads(threads: int) -> None:
@@ -122,7 +139,7 @@ def write_results(
             "python": platform.python_version(),
             **{package: importlib.metadata.version(package) for package in packages},
         },
-        "settings": settings,
+        "settings": {k: v for k, v in settings.items() if k != "whole"},
         "rows": rows,
     }
     path = RESULTS / f"{name}.json"

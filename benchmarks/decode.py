@@ -6,9 +6,9 @@
 
 Each model decodes one sequence from a cache that holds a context of so many tokens, in a compiled
 loop; what the cache holds is random numbers, of which neither time nor memory depends. At each
-context the models run in turns; printed are medians. All have the same number of parameters, within
-1%. Beside each time stands what a straight line says that is laid through the model's own times,
-over what a token reads: cached memories, for Transformer++ keys and values.
+context the models, those of `throughput`, run in turns; printed are medians. Beside each time
+stands what a straight line says that is laid through the model's own times, over what a token
+reads: cached memories, for Transformer++ keys and values.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="cores, on a CPU; all by default")
     parser.add_argument("--name", help="of the results; without it a part is not written")
     parser.add_argument("--report", action="store_true", help="measure nothing, show what is kept")
-    return parser.parse_args()
+    return common.parse(parser, "size", "rule")
 
 
 def random_cache(config, params, args: argparse.Namespace, context: int):
@@ -235,9 +235,8 @@ def main() -> None:
     keep_freed_memory()
     backend = jax.default_backend()
     args.size = args.size or ("small" if backend == "cpu" else "350m")
-    whole = args.models == NAMES and args.batch == 1
     kept = f"decode_{backend}_{args.size}_{args.rule}"
-    name = args.name or (kept if whole or args.report else None)
+    name = args.name or (kept if args.whole or args.report else None)
     if args.report and name:
         report(name)
         return

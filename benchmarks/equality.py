@@ -36,7 +36,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--decoded", type=int, default=200, help="the last tokens, one by one")
     parser.add_argument("--workdir", type=Path, default=Path("runs/equality"))
     parser.add_argument("--threads", type=int, help="cores; all by default")
-    return parser.parse_args()
+    return common.parse(parser, "dtype")
 
 
 def cases() -> dict[str, dict]:
@@ -99,7 +99,7 @@ def main() -> None:
     import jax
 
     args.workdir.mkdir(parents=True, exist_ok=True)
-    path = args.workdir / f"{args.dtype}-{args.length}.json"
+    path = args.workdir / f"{args.dtype}-{args.length}-{args.decoded}.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     for name, changes in tqdm(cases().items(), desc=args.dtype):
         if name not in found:
@@ -111,8 +111,7 @@ def main() -> None:
     print(f"largest of {len(found)}: " + "; ".join(f"{x} {found[x]:.1e}" for x in worst[-3:]))
     rows = [{"combination": name, "difference": value} for name, value in found.items()]
     settings = {"dtype": args.dtype, "length": args.length, "decoded": args.decoded}
-    whole = args.length == 3000
-    common.write_results(f"equality_{args.dtype}" if whole else None, PACKAGES, settings, rows)
+    common.write_results(f"equality_{args.dtype}" if args.whole else None, PACKAGES, settings, rows)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--top_k", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5, help="turns of ten calls of each")
     parser.add_argument("--name", help="of the results; without it a part is not written")
-    args = parser.parse_args()
+    args = common.parse(parser)
     common.check_lengths([args.segment_len], args.length)
     return args
 
@@ -153,9 +153,8 @@ def main() -> None:
     print(f"\n{common.device_name()}")
     header = ("kernel", "forward, ms", "GB/s", "forward and backward, ms", "GB/s")
     common.print_table(header, lines)
-    whole = args.kernels == list(KERNELS)
     common.write_results(
-        args.name or ("gpu_kernels" if whole else None), PACKAGES, vars(args), rows
+        args.name or ("gpu_kernels" if args.whole else None), PACKAGES, vars(args), rows
     )
 
 

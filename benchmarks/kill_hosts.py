@@ -140,7 +140,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    options = parser.parse_args()
+    options = common.parse(parser, "seed")
     rng = random.Random(options.seed)
     overrides = (
         f"--config.train.steps={options.steps}",
@@ -179,9 +179,8 @@ def main() -> int:
         worst = worst_difference(run.workdir, reference.workdir, options.steps)
     print(f"{options.steps} steps, each once; losses within {worst:.1e} of the undisturbed run's")
     settings = {"steps": options.steps, "mesh": MESH, "seed": options.seed}
-    whole = options.kills == parser.get_default("kills")
     common.write_results(
-        "kill_hosts" if whole else None,
+        "kill_hosts" if options.whole else None,
         PACKAGES,
         settings | {"largest_relative_difference_of_a_loss": worst},
         rows,

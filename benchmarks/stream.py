@@ -32,7 +32,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--budget", type=int, default=10**6, help="bytes of memories")
     parser.add_argument("--threads", type=int, default=1, help="cores")
     parser.add_argument("--name", help="of the results; the default run has one")
-    return parser.parse_args()
+    return common.parse(parser)
 
 
 def resident() -> int:
@@ -155,8 +155,9 @@ def main() -> None:
     for budget in (None, args.budget):
         print("all memories kept" if budget is None else f"within {budget:,} bytes of memories")
         rows += stream(args, config, params, ids, Storage(budget=budget), compiled)
-    whole = args.tokens >= 10**6 and args.points >= 10
-    common.write_results(args.name or ("stream" if whole else None), PACKAGES, vars(args), rows)
+    common.write_results(
+        args.name or ("stream" if args.whole else None), PACKAGES, vars(args), rows
+    )
 
 
 if __name__ == "__main__":

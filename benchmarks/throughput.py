@@ -9,16 +9,17 @@
 Every model works through the same number of tokens a step, as fewer and longer sequences. Measured
 are one mixer's layer forward, the same forward and backward, and a whole training step (loss,
 gradient, AdamW; the step of train.py). At each length the models run in turns; printed are medians.
-All have the same number of parameters, within 1%: the feed-forward is the wider the fewer
-projections a mixer has. Memory is what the compiled step needs, its arguments and results included;
-what needs more than the device has left is not run and says so.
+The feed-forward is the wider the fewer projections a mixer has, so that all have the same number of
+parameters, with linear memories within 2%; initial MLP memories come on top of it. Memory is what
+the compiled step needs, its arguments and results included; what needs more than the device has
+left is not run and says so.
 
-Transformer++ runs on the platform's attention: cuDNN's flash attention on a GPU in bfloat16, XLA
-elsewhere. On a GPU all models keep all activations, which fit, and no loop stacks those of their
-layers: that is a sixth faster and compiles for a minute or two a length, which fewer layers
-(`--num_layers 4`) shorten. Chunks are a segment there: a matrix memory is the same whatever they
-are, and larger products are faster. The flag above, which leaves products to cuBLAS, compiles three
-times as fast. The picture is Figure 4 of the paper.
+Transformer++ runs on the platform's attention: cuDNN's flash attention on a GPU in bfloat16, splash
+on a TPU, XLA's elsewhere. On a GPU all models keep all activations, which fit, and no loop stacks
+those of their layers: that is a sixth faster and compiles for a minute or two a length, which fewer
+layers (`--num_layers 4`) shorten. Chunks are a segment there: a matrix memory is the same whatever
+they are, and larger products are faster. The flag above, which leaves products to cuBLAS, compiles
+three times as fast. The picture is Figure 4 of the paper.
 """
 
 import argparse
@@ -98,7 +99,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="cores, on a CPU; all by default")
     parser.add_argument("--name", help="of the results; without it a part is not written")
     parser.add_argument("--report", action="store_true", help="measure nothing, show what is kept")
-    args = parser.parse_args()
+    args = common.parse(parser, "size", "rule")
     args.tokens = args.tokens or max(args.lengths)
     common.check_lengths(args.lengths, args.tokens)
     return args
@@ -395,9 +396,8 @@ def main() -> None:
     keep_freed_memory()
     backend = jax.default_backend()
     args.size = args.size or ("small" if backend == "cpu" else "350m")
-    whole = args.models == list(MODELS) and args.parts == list(PARTS) and not args.num_layers
     kept = f"throughput_{backend}_{args.size}_{args.rule}"
-    name = args.name or (kept if whole or args.report else None)
+    name = args.name or (kept if args.whole or args.report else None)
     if not args.report:
         rows: list[dict] = []
         settings = {k: v for k, v in vars(args).items() if k not in ("report", "name")}

@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--segment_len", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=20, help="turns at each length")
     parser.add_argument("--name", help="of the results; without it a part is not written")
-    args = parser.parse_args()
+    args = common.parse(parser)
     args.tokens = args.tokens or max(args.lengths)
     common.check_lengths(args.lengths, args.tokens)
     return args
@@ -142,8 +142,9 @@ def main() -> None:
         ("", *(f"{n:,}" for n in args.lengths)),
         [(name, *(speeds.get((name, n), "") for n in args.lengths)) for name in names],
     )
-    whole = args.peers == list(PEERS) and args.aggregations == list(OURS)
-    common.write_results(args.name or ("vs_fla" if whole else None), PACKAGES, vars(args), rows)
+    common.write_results(
+        args.name or ("vs_fla" if args.whole else None), PACKAGES, vars(args), rows
+    )
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--budget_s", type=float, default=50, help="no third turn after this long")
     parser.add_argument("--calls", type=int, default=15, help="timed calls of ours in a turn")
     parser.add_argument("--name", help="of the results file; without it a part is not written")
-    return parser.parse_args()
+    return common.parse(parser, "write_mode", "stop_gradient")
 
 
 def torch_program(args: argparse.Namespace, name: str, layer, apply, warm_up: int):
@@ -181,12 +181,8 @@ def main() -> None:
             for row in rows
         ],
     )
-    name: str | None = f"vs_peers_{args.write_mode}" + (
-        "_stop_gradient" if args.stop_gradient else ""
-    )
-    if args.rules != list(RULES) or args.peers != list(PEERS) or args.length != 1024:
-        name = None
-    common.write_results(args.name or name, PACKAGES, vars(args), rows)
+    name = f"vs_peers_{args.write_mode}" + ("_stop_gradient" if args.stop_gradient else "")
+    common.write_results(args.name or (name if args.whole else None), PACKAGES, vars(args), rows)
 
 
 if __name__ == "__main__":

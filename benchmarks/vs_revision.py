@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
     one_layer.add_arguments(parser)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--calls", type=int, default=5, help="timed calls of each in a turn")
-    return parser.parse_args()
+    return common.parse(parser, "revision")
 
 
 class Worker:
@@ -143,9 +143,8 @@ def main() -> None:
     print(common.device_name())
     describe = [*git, "rev-parse", "--short", args.revision]
     commit = subprocess.run(describe, capture_output=True, text=True, check=True).stdout.strip()
-    whole = args.rules == list(RULES) and args.aggregations == list(AGGREGATIONS)
     settings = vars(args) | {"revision": commit}
-    name = f"vs_revision_{commit}" if whole else None
+    name = f"vs_revision_{commit}" if args.whole else None
     common.write_results(name, ("jax", "jaxlib", "flax"), settings, rows)
 
 

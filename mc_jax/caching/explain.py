@@ -94,10 +94,12 @@ def explain(
         reader = "level_read"
     lines.append(f"read   {aggregation}: {_runs_on(unread, reader)}")
     constant = options.segmentation == "constant"
+    # A TPU's kernel multiplies with all, and weighs the others 0.
+    selects = (unread or on_gpu()) and worth_selecting(options.selected, memories / 2, length)
     if options.routes_blocks:
         each = min(top_k, memories)
         lines[-1] += f"; blocks of {route_every} tokens select {each} memories each"
-    elif unread and constant and worth_selecting(options.selected, memories / 2, length):
+    elif constant and selects:
         lines[-1] += "; only the memories that tokens select, fewer than counted"
     if not options.caches or not memories or not constant:
         return "\n".join(lines)
