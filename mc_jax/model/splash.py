@@ -5,12 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.pallas.ops.tpu import splash_attention
 
+from mc_jax.device import this_chip, too_little_vmem
 from mc_jax.sharding import active_mesh, spec
 from mc_jax.typing import Array, Float
 
 LANES = 128
-# The largest blocks that are no slower on any generation, by `benchmarks.tpu_static`.
+# Of tokens; the largest are the fastest on every generation, by `benchmarks.tpu_static`.
 BLOCKS = (1024, 512, 256, 128)
+# The largest for heads wider than 128 where there is little VMEM.
+LARGEST_WIDE = 512
 
 
 def splash(
@@ -50,7 +53,9 @@ def _attend(q: Array, k: Array, v: Array, window: int | None, interpret: bool) -
     # Nobody sees tokens after the last, and features that are 0 add nothing.
     padding = [(0, 0), (0, -length % LANES), (0, 0), (0, -head_dim % LANES)]
     tokens = length + padding[1][1]
-    block = next(size for size in BLOCKS if tokens % size == 0)
+    narrow = head_dim <= LANES or too_little_vmem(this_chip()) is None
+    largest = BLOCKS[0] if narrow else LARGEST_WIDE
+    block = next(size for size in BLOCKS if tokens % size == 0 and size <= largest)
     mask: splash_attention.Mask = splash_attention.CausalMask((tokens, tokens))
     if window is not None:
         mask = splash_attention.LocalMask((tokens, tokens), (window - 1, 0), 0)

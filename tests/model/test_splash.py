@@ -14,7 +14,9 @@ from tests.kernels.reads import assert_close
 from tests.kernels.tpu import devices, needs_libtpu
 
 
-@pytest.mark.parametrize("length, head_dim, window", [(200, 64, None), (128, 96, 50), (130, 16, 2)])
+@pytest.mark.parametrize(
+    "length, head_dim, window", [(200, 64, None), (128, 96, 50), (130, 16, 2), (100, 16, 300)]
+)
 def test_it_is_the_softmax(length, head_dim, window):
     """With gradients, for lengths and widths that are filled up."""
     q, k, v, cotangent = jax.random.normal(jax.random.key(0), (4, 2, length, 3, head_dim))
