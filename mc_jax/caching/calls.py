@@ -1,6 +1,6 @@
 """What kernels are asked for: the facts of the reads and writes of fresh sequences."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -44,40 +44,34 @@ class Sizes(NamedTuple):
         return [(self.hidden, self.head_dim), (self.head_dim, self.hidden)]
 
 
+def _read_facts(options: Options, sizes: Sizes) -> dict[str, Any]:
+    """What reads of matrices and of MLPs have in common."""
+    return {
+        "tokens": sizes.length,
+        "length": sizes.length,
+        "memories": sizes.memories(options),
+        "head_dim": sizes.head_dim,
+        "segment_len": options.segment_len,
+        "top_k": options.selected,
+        "routed": options.gated,
+        "dtype": jnp.dtype(sizes.dtype),
+    }
+
+
 def linear_read_calls(options: Options, sizes: Sizes) -> list[linear_read.Call]:
     """Facts of one head's reads of each of a memory's matrices, by a fresh sequence."""
-    return [
-        linear_read.Call(
-            tokens=sizes.length,
-            length=sizes.length,
-            memories=sizes.memories(options),
-            head_dim=sizes.head_dim,
-            segment_len=options.segment_len,
-            top_k=options.selected,
-            routed=options.gated,
-            out=out,
-            width=width,
-            dtype=jnp.dtype(sizes.dtype),
-        )
-        for out, width in sizes.matrices()
-    ]
+    facts = _read_facts(options, sizes)
+    return [linear_read.Call(**facts, out=out, width=width) for out, width in sizes.matrices()]
 
 
 def deep_read_call(options: Options, rule: Rule, sizes: Sizes) -> deep_read.Call:
     """Facts of one head's read of MLP memories, by a fresh sequence."""
     assert isinstance(rule, DeepRule)
     return deep_read.Call(
-        tokens=sizes.length,
-        length=sizes.length,
-        memories=sizes.memories(options),
-        head_dim=sizes.head_dim,
-        segment_len=options.segment_len,
-        top_k=options.selected,
-        routed=options.gated,
+        **_read_facts(options, sizes),
         hidden=sizes.hidden,
         activation=rule.network.activation,
         layer_norm=rule.network.mem_norm == "layer",
-        dtype=jnp.dtype(sizes.dtype),
     )
 
 
