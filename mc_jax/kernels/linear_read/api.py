@@ -88,14 +88,14 @@ def unsupported(call: Call, scores: bool = False, any_device: bool = False) -> s
       scores: whether logits are given instead of descriptors.
       any_device: leave out what device is here, and ask for the TPU's kernel.
     """
+    if not call.memories:
+        return "the kernel takes at least one memory"
     if not any_device and on_gpu():
         return no_triton(call.dtype, call.out, call.width)
     if not any_device and not pltpu.is_tpu_device():
         return "the kernels run on a TPU or a GPU"
     if call.dtype not in (jnp.bfloat16, jnp.float32):
         return f"the kernel takes bfloat16 and float32, not {call.dtype}"
-    if not call.memories:
-        return "the kernel takes at least one memory"
     if call.out % 16 or call.width % 16:
         return f"the kernel takes matrices of multiples of 16, not {call.out} x {call.width}"
     if scores:

@@ -175,6 +175,8 @@ def _forward(
     def block(b: Array, best: tuple) -> tuple:
         rows = pl.ds(b * MEMORIES, MEMORIES)
         logits = contract(queries, high[rows, :], (1, 1)) + contract(queries, low[rows, :], (1, 1))
+        # One that is not a number is selected, and shows in the softmax.
+        logits = jnp.where(jnp.isnan(logits), jnp.inf, logits)
         logits = jnp.where(b * MEMORIES + column < seen[:, None], logits, -jnp.inf)
         for _ in range(call.top_k):
             top = jnp.max(logits, 1)

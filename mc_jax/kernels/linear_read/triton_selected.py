@@ -34,11 +34,13 @@ class Shares(NamedTuple):
       memory: whose pairs they are.
       begin: the first of them, in the order of memories.
       end: the one after the last; `begin` for a program that is not needed.
+      first: of each memory its first program, and the number of all that are needed.
     """
 
     memory: Int[Array, " programs"]
     begin: Int[Array, " programs"]
     end: Int[Array, " programs"]
+    first: Int[Array, " memories_and_one"]
 
 
 def mix_selected(
@@ -77,7 +79,8 @@ def _shares(bounds: Int[Array, " memories_and_one"], pairs: int) -> Shares:
     needed, memory = memory < memories, jnp.minimum(memory, memories - 1)
     begin = bounds[memory] + (program - (after - programs)[memory]) * MOST_PAIRS
     end = jnp.minimum(begin + MOST_PAIRS, bounds[memory + 1])
-    return Shares(memory, begin, jnp.where(needed, end, begin))
+    first = jnp.pad(after, (1, 0))
+    return Shares(memory, begin, jnp.where(needed, end, begin), first.astype(jnp.int32))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -113,17 +116,16 @@ def _mix_forward(interpret: bool, *inputs: Any) -> tuple[Array, Any]:
 
 def _mix_backward(interpret: bool, inputs: Any, dy: Array) -> tuple:
     shares, pair, read, weights, gate, x = inputs
-    memories, programs = weights.shape[0], shares.memory.shape[0]
+    programs = shares.memory.shape[0]
     # The last row is where a block puts what is not of its memory.
     rows = jax.ShapeDtypeStruct((gate.size + 1, x.shape[1]), x.dtype)
     line = jax.ShapeDtypeStruct((gate.size + 1,), F32)
     part = jax.ShapeDtypeStruct((programs, *weights.shape[1:]), x.dtype)
     arrays = (interpret, shares, pair, weights, gate, (x, dy))
     dx, dgate, parts = _by_share(_backward, PARAMS_BACK, *arrays, (rows, line, part))
-    mine = (shares.memory == jnp.arange(memories)[:, None]).astype(parts.dtype)
-    dweights = jnp.einsum("mp,poi->moi", mine, parts, preferred_element_type=F32)
+    dweights = _sum_by_memory(interpret, shares.first, parts, weights.dtype)
     dgate = jnp.where(read, dgate[:-1], 0).reshape(gate.shape).astype(gate.dtype)
-    return None, None, None, dweights.astype(weights.dtype), dgate, _over_pairs(dx, read, x)
+    return None, None, None, dweights, dgate, _over_pairs(dx, read, x)
 
 
 _mix.defvjp(_mix_forward, _mix_backward)
@@ -155,7 +157,8 @@ def _by_share(
             return pl.BlockSpec((None, *x.shape[1:]), lambda p: (p, 0, 0))
         return whole(x)
 
-    inputs = (*shares, pair, gate.reshape(-1), weights, *rows)
+    programs = (shares.memory, shares.begin, shares.end)
+    inputs = (*programs, pair, gate.reshape(-1), weights, *rows)
     return pl.pallas_call(
         kernel,
         grid=shares.memory.shape,
@@ -166,6 +169,21 @@ def _by_share(
         interpret=interpret,
         name="linear_read_selected" + kernel.__name__,
     )(*inputs)
+
+
+def _sum_by_memory(interpret: bool, first: Array, parts: Array, dtype: jnp.dtype) -> Array:
+    """Sums of the parts of each memory's programs."""
+    total = jax.ShapeDtypeStruct((first.shape[0] - 1, *parts.shape[1:]), dtype)
+    return pl.pallas_call(
+        _sum_parts,
+        grid=total.shape[:1],
+        in_specs=[whole(first), whole(parts)],
+        out_specs=pl.BlockSpec((None, *total.shape[1:]), lambda m: (m, 0, 0)),
+        out_shape=total,
+        compiler_params=PARAMS_BACK,
+        interpret=interpret,
+        name="linear_read_selected_sum",
+    )(first, parts)
 
 
 def _each_block(
@@ -234,3 +252,13 @@ def _backward(
     start = jnp.zeros(dweights.shape, F32)
     total = _each_block(begin[mine], end[mine], pair, gate, x.shape[0], add, start)
     dweights[...] = total.astype(dweights.dtype)
+
+
+def _sum_parts(first: Any, parts: Any, total: Any) -> None:
+    mine = pl.program_id(0)
+
+    def add(program: Array, total: Array) -> Array:
+        return total + parts[program].astype(F32)
+
+    start = jnp.zeros(total.shape, F32)
+    total[...] = lax.fori_loop(first[mine], first[mine + 1], add, start).astype(total.dtype)

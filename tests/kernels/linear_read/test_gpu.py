@@ -1,5 +1,6 @@
 """The read of matrix memories on a GPU, step by step: against the reference, with all gradients."""
 
+import dataclasses
 import types
 
 import jax
@@ -155,6 +156,15 @@ def test_of_equal_scores_the_oldest_memories_are_selected():
     assert jnp.array_equal(memory, jnp.broadcast_to(jnp.array([[1], [2], [3]]), (3, 128)))
 
 
+def test_a_descriptor_that_is_no_number_shows():
+    """In whoever sees it, and in nobody else."""
+    router = Router(jnp.ones((16, 256)), jnp.zeros(256), jnp.zeros((80, 16)).at[70, 0].set(jnp.nan))
+    own, gate, _ = select_memories(router, 2, 0, 3, interpret=True)
+    sees = jnp.arange(256) >= 2 * 71
+    assert jnp.array_equal(jnp.isnan(own), sees)
+    assert jnp.array_equal(jnp.isnan(gate).any(0), sees)
+
+
 @pytest.mark.parametrize("capability, ahead", [("9.0", 3), ("8.9", 2), ("12.0", 2), (None, 3)])
 def test_gpus_with_little_shared_memory_load_less_ahead(capability, ahead, monkeypatch):
     gpu = types.SimpleNamespace(**{} if capability is None else {"compute_capability": capability})
@@ -172,6 +182,8 @@ def test_what_a_gpu_runs():
         assert unsupported(call_with(64, 128), scores=True) is None
         assert "bfloat16, not float32" in unsupported(call_with(128, 128, jnp.float32))
         assert "96 x 96" in unsupported(call_with(96, 96))
+        nothing = dataclasses.replace(call_with(128, 128), memories=0)
+        assert "at least one memory" in unsupported(nothing)
         q, w = jnp.zeros((32, 64)), jnp.zeros((3, 32, 32))
         with pytest.raises(InputError, match="bfloat16, not float32"):
             linear_read(q, w, None, segment_len=16, implementation="pallas")
