@@ -117,7 +117,11 @@ def device_name() -> str:
 
 
 def write_results(
-    name: str | None, packages: Sequence[str], settings: Any, rows: list[dict]
+    name: str | None,
+    packages: Sequence[str],
+    settings: Any,
+    rows: list[dict],
+    unfinished: bool = False,
 ) -> None:
     """Write `results/<name>.json` with the date, the device and the packages' versions.
 
@@ -126,9 +130,12 @@ def write_results(
       packages: whose versions are written.
       settings: of the run.
       rows: what was measured.
+      unfinished: write what there is to `<name>_unfinished.json`, which the last call removes: a
+        run that breaks off replaces no results either.
     """
     if name is None:
-        print("results are not written: this was a part of the benchmark")
+        if not unfinished:
+            print("results are not written: this was a part of the benchmark")
         return
     RESULTS.mkdir(exist_ok=True)
     record = {
@@ -142,9 +149,11 @@ def write_results(
         "settings": {k: v for k, v in settings.items() if k != "whole"},
         "rows": rows,
     }
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(record, indent=2) + "\n")
-    print(f"written: {path.relative_to(RESULTS.parent.parent)}")
+    aside, path = (RESULTS / f"{name}{end}.json" for end in ("_unfinished", ""))
+    (aside if unfinished else path).write_text(json.dumps(record, indent=2) + "\n")
+    if not unfinished:
+        aside.unlink(missing_ok=True)
+        print(f"written: {path.relative_to(RESULTS.parent.parent)}")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -407,7 +407,8 @@ def main() -> None:
             for programs in all_compiled(args, progress):
                 rows += measure(args, programs)
                 # What has been measured is not lost if a later length fails.
-                common.write_results(name, PACKAGES, settings, rows)
+                common.write_results(name, PACKAGES, settings, rows, unfinished=True)
+        common.write_results(name, PACKAGES, settings, rows)
     if name:
         report(name)
         return
