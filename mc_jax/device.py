@@ -1,10 +1,22 @@
 """The device that a program is made for."""
 
+import contextlib
+
 import jax
 from jax.experimental.pallas import tpu as pltpu
-from jax.sharding import get_abstract_mesh
+from jax.sharding import AbstractDevice, AbstractMesh, get_abstract_mesh, use_abstract_mesh
+
+from mc_jax.errors import InputError
 
 LEAST_VMEM = 32 * 2**20
+# As JAX describes them. Of an NVIDIA GPU without a number, the oldest that kernels run on.
+DESCRIBED = {
+    "v4": AbstractDevice("TPU v4", num_cores=1, platform="tpu"),
+    "v5e": AbstractDevice("TPU v5 lite", num_cores=1, platform="tpu"),
+    "v5p": AbstractDevice("TPU v5", num_cores=2, platform="tpu"),
+    "v6e": AbstractDevice("TPU v6 lite", num_cores=1, platform="tpu"),
+    "gpu": AbstractDevice("NVIDIA GPU", num_cores=None, platform="gpu"),
+}
 
 
 def on_gpu() -> bool:
@@ -25,6 +37,19 @@ def on_cpu() -> bool:
 def _platform() -> str:
     device = get_abstract_mesh().abstract_device or jax.config.jax_default_device  # type: ignore[attr-defined]
     return getattr(device, "platform", device) or jax.default_backend()
+
+
+def described(name: str | None) -> contextlib.AbstractContextManager:
+    """A context whose device is one that need not be here; None leaves it as it is.
+
+    Raises:
+      InputError: a device that is not described.
+    """
+    if name is None:
+        return contextlib.nullcontext()
+    if name not in DESCRIBED:
+        raise InputError("device", name, " | ".join(DESCRIBED))
+    return use_abstract_mesh(AbstractMesh((1,), ("one",), abstract_device=DESCRIBED[name]))
 
 
 def this_chip() -> pltpu.TpuInfo:

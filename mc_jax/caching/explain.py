@@ -12,7 +12,7 @@ from mc_jax.caching.calls import (
 )
 from mc_jax.caching.kernels import no_read_kernel, no_write_kernel
 from mc_jax.caching.options import Options
-from mc_jax.device import on_gpu, this_chip
+from mc_jax.device import described, on_gpu, this_chip
 from mc_jax.kernels.block_read import config as block_read
 from mc_jax.kernels.deep_read import config as deep_read
 from mc_jax.kernels.deep_write import config as deep_write
@@ -21,6 +21,7 @@ from mc_jax.kernels.linear_write import config as linear_write
 from mc_jax.kernels.selected_memories import worth_selecting
 from mc_jax.memory import get_rule
 from mc_jax.memory.linear import SWLAGates
+from mc_jax.memory.rule import Rule
 
 
 def explain(
@@ -42,8 +43,9 @@ def explain(
     mem_norm: str = "layer",
     activation: str = "gelu",
     dtype: str = "bfloat16",
+    device: str | None = None,
 ) -> str:
-    """What `mc_jax.memory_caching` would run on here for a fresh sequence, as a text to print.
+    """What `mc_jax.memory_caching` would run on for a fresh sequence, as a text to print.
 
     Args:
       length: tokens of a sequence.
@@ -63,6 +65,7 @@ def explain(
       mem_norm: norm of an MLP memory.
       activation: activation of an MLP memory.
       dtype: type of queries, keys and values.
+      device: v4 | v5e | v5p | v6e | gpu, which need not be here; None for the one that is.
 
     Raises:
       InputError: an option that is not allowed.
@@ -72,49 +75,65 @@ def explain(
         route_every=route_every,
     )
     the_rule, kind = get_rule(rule, mem_norm=mem_norm, activation=activation), jnp.dtype(dtype)
-    deep, all_heads = not the_rule.network.is_linear, heads * batch
-    sizes = Sizes(all_heads, length, head_dim, expansion * head_dim if deep else None, kind)
-    memories = (length - 1) // segment_len
-    unwritten = no_write_kernel(options, the_rule, sizes)
-    unread = no_read_kernel(options, the_rule, sizes)
-    writer = "deep_write" if deep else "linear_write"
-    lines = [f"write  {rule}, {write_mode}: {_runs_on(unwritten, writer)}"]
+    hidden = None if the_rule.network.is_linear else expansion * head_dim
+    sizes = Sizes(heads * batch, length, head_dim, hidden, kind)
+    with described(device):
+        lines = _write_lines(rule, the_rule, options, sizes)
+        return "\n".join([*lines, *_read_lines(the_rule, options, sizes)])
+
+
+def _write_lines(name: str, rule: Rule, options: Options, sizes: Sizes) -> list[str]:
+    """What is said of the compression."""
+    deep, unwritten = not rule.network.is_linear, no_write_kernel(options, rule, sizes)
+    runs_on = _runs_on(unwritten, "deep_write" if deep else "linear_write")
+    lines = [f"write  {name}, {options.write_mode}: {runs_on}"]
     if deep or unwritten:
-        lines[0] += f"; {-(-length // chunk_len)} chunks of {chunk_len}"
+        chunk_len = options.chunk_len
+        lines[0] += f"; {-(-sizes.length // chunk_len)} chunks of {chunk_len}"
     if deep:
-        lines += _write_costs(deep_write_call(options, the_rule, sizes), not unwritten)
+        lines += _write_costs(deep_write_call(options, rule, sizes), not unwritten)
     elif not unwritten:
         lines += _linear_write_costs(linear_write_call(options, sizes))
-        if the_rule.gates_type is SWLAGates:
+        if rule.gates_type is SWLAGates:
             lines.append("       once for every token that a token writes, 2 with a window of 2")
-    reader = "deep_read" if deep and aggregation != "soup" else "linear_read"
-    if options.routes_blocks:
-        reader = "block_read"
-    if segmentation == "logarithmic":
-        reader = "level_read"
-    lines.append(f"read   {aggregation}: {_runs_on(unread, reader)}")
+    return lines
+
+
+def _read_lines(rule: Rule, options: Options, sizes: Sizes) -> list[str]:
+    """What is said of the reads of cached memories."""
+    unread, heads = no_read_kernel(options, rule, sizes), sizes.heads
+    memories = (sizes.length - 1) // options.segment_len
     constant = options.segmentation == "constant"
+    reader = _reader(rule, options)
+    lines = [f"read   {options.aggregation}: {_runs_on(unread, reader)}"]
     # A TPU's kernel multiplies with all, and weighs the others 0.
-    selects = (unread or on_gpu()) and worth_selecting(options.selected, memories / 2, length)
+    selects = (unread or on_gpu()) and worth_selecting(options.selected, memories / 2, sizes.length)
     if options.routes_blocks:
-        each = min(top_k, memories)
-        lines[-1] += f"; blocks of {route_every} tokens select {each} memories each"
+        each = min(options.top_k, memories)
+        lines[0] += f"; blocks of {options.route_every} tokens select {each} memories each"
     elif constant and selects:
-        lines[-1] += "; only the memories that tokens select, fewer than counted"
+        lines[0] += "; only the memories that tokens select, fewer than counted"
     if not options.caches or not memories or not constant:
-        return "\n".join(lines)
+        return lines
     lines.append(f"       {memories} cached memories a head")
     if options.routes_blocks:
-        chosen = block_read_call(options, the_rule, sizes)
-        lines += _block_read_costs(chosen, all_heads, not unread)
-    elif reader == "deep_read":
-        read = deep_read_call(options, the_rule, sizes)
-        lines += _deep_read_costs(read, all_heads, not unread)
-    else:
-        for call in linear_read_calls(options, sizes):
-            # On a GPU blocks are what they are.
-            lines += _linear_read_costs(call, all_heads, not unread and not on_gpu())
-    return "\n".join(lines)
+        return lines + _block_read_costs(block_read_call(options, rule, sizes), heads, not unread)
+    if reader == "deep_read":
+        return lines + _deep_read_costs(deep_read_call(options, rule, sizes), heads, not unread)
+    for call in linear_read_calls(options, sizes):
+        # On a GPU blocks are what they are.
+        lines += _linear_read_costs(call, heads, not unread and not on_gpu())
+    return lines
+
+
+def _reader(rule: Rule, options: Options) -> str:
+    """The op that reads cached memories."""
+    if options.segmentation == "logarithmic":
+        return "level_read"
+    if options.routes_blocks:
+        return "block_read"
+    deep = not rule.network.is_linear
+    return "deep_read" if deep and options.aggregation != "soup" else "linear_read"
 
 
 def _runs_on(reason: str | None, kernel: str) -> str:

@@ -12,9 +12,10 @@ from mc_jax.caching.calls import Sizes
 from mc_jax.caching.context import Context
 from mc_jax.caching.kernels import check_implementation, read_kernel
 from mc_jax.caching.options import Options
+from mc_jax.device import DESCRIBED, described
 from tests.caching.cases import Case, call, cast, make_inputs
 from tests.kernels.gpu import on_a_gpu
-from tests.kernels.tpu import device, needs_libtpu
+from tests.kernels.tpu import OLDER, TOPOLOGIES, device, needs_libtpu
 
 F32 = jnp.dtype(jnp.float32)
 LINEAR, SWLA = memory.get_rule("linear"), memory.get_rule("swla")
@@ -38,27 +39,28 @@ def test_explain_says_what_runs_and_what_it_costs():
     assert "xla, since MLP memories of logarithmic segments" in text
     with pytest.raises(InputError, match="mem_norm"):
         mc_jax.explain(512, rule="dla", heads=2, head_dim=64, mem_norm="batch")
-
-
-def on_a_tpu(chip="v5e"):
-    """A context in which programs are made for a TPU."""
-    return jax.set_mesh(Mesh(np.array([device(chip)]), ("x",)))
+    with pytest.raises(InputError, match="found 'v1', allowed: v4 | v5e | v5p | v6e | gpu"):
+        mc_jax.explain(512, heads=2, head_dim=64, device="v1")
 
 
 @needs_libtpu
+@pytest.mark.parametrize("chip", [*TOPOLOGIES, *OLDER])
+def test_chips_are_described_as_the_compiler_does(chip):
+    mesh = Mesh(np.array([device(chip)]), ("x",))
+    assert DESCRIBED[chip] == mesh.abstract_mesh.abstract_device
+
+
 def test_explain_asks_for_all_memories():
     """One would fit."""
-    wide = {"heads": 8, "head_dim": 512, "rule": "titans"}
+    wide = {"heads": 8, "head_dim": 512, "rule": "titans", "device": "v5e"}
     levels = {"aggregation": "soup", "segmentation": "logarithmic", "dtype": "float32"}
-    with on_a_tpu():
-        assert "read   grm: xla, since eight memories" in mc_jax.explain(16384, **wide)
-        text = mc_jax.explain(262144, **wide | levels | {"head_dim": 256})
-        assert "read   soup: xla, since 10 levels of 1024 x 256 do not fit" in text
-        one = mc_jax.explain(512, **wide | levels | {"head_dim": 256})
-        assert "read   soup: pallas (level_read)" in one
+    assert "read   grm: xla, since eight memories" in mc_jax.explain(16384, **wide)
+    text = mc_jax.explain(262144, **wide | levels | {"head_dim": 256})
+    assert "read   soup: xla, since 10 levels of 1024 x 256 do not fit" in text
+    one = mc_jax.explain(512, **wide | levels | {"head_dim": 256})
+    assert "read   soup: pallas (level_read)" in one
 
 
-@needs_libtpu
 def test_xla_writes_what_does_not_fit():
     """The last chunk of 1,000 tokens is not full, for which the kernel keeps more."""
 
@@ -77,19 +79,18 @@ def test_xla_writes_what_does_not_fit():
 
         return str(jax.make_jaxpr(run)()).count("name=deep_write")
 
-    with on_a_tpu():
+    with described("v5e"):
         assert (kernels(1024), kernels(1000)) == (1, 0)
 
 
-@needs_libtpu
 def test_xla_reads_and_writes_large_memories_where_vmem_is_small():
     """A v4 has a quarter of what those after it have, or less; kernels of matrices fit."""
-    with on_a_tpu("v4"):
-        for options in ({"rule": "titans"}, {"aggregation": "ssc", "route_every": 128}):
-            text = mc_jax.explain(4096, heads=4, head_dim=64, **options)
-            assert "xla, since the kernel needs a TPU with 32 MiB of VMEM, not 16" in text
-        text = mc_jax.explain(4096, heads=4, head_dim=64)
-        assert "pallas (linear_write)" in text and "pallas (linear_read)" in text
+    old = {"heads": 4, "head_dim": 64, "device": "v4"}
+    for options in ({"rule": "titans"}, {"aggregation": "ssc", "route_every": 128}):
+        text = mc_jax.explain(4096, **old, **options)
+        assert "xla, since the kernel needs a TPU with 32 MiB of VMEM, not 16" in text
+    text = mc_jax.explain(4096, **old)
+    assert "pallas (linear_write)" in text and "pallas (linear_read)" in text
 
 
 def test_a_ring_selects_on_xla():
@@ -135,13 +136,11 @@ def test_scores_are_not_rounded(case):
     assert exact_products(case) >= exact_products(without) + 3
 
 
-@needs_libtpu
-def test_on_a_tpu_explain_names_the_kernels_and_their_steps():
-    with on_a_tpu():
-        text = mc_jax.explain(16384, heads=8, head_dim=128)
-        levels = mc_jax.explain(16384, heads=8, head_dim=128, segmentation="logarithmic")
-        blocks = {"aggregation": "ssc", "route_every": 128}
-        selected = mc_jax.explain(16384, heads=8, head_dim=128, **blocks)
+def test_explain_names_the_kernels_of_a_tpu_and_their_steps():
+    options = {"heads": 8, "head_dim": 128, "device": "v5e"}
+    text = mc_jax.explain(16384, **options)
+    levels = mc_jax.explain(16384, segmentation="logarithmic", **options)
+    selected = mc_jax.explain(16384, aggregation="ssc", route_every=128, **options)
     assert "pallas (level_read)" in levels
     assert "pallas (block_read); blocks of 128 tokens select 4 memories each" in selected
     # Four memories a token, 2 * 128^2 FLOPs each.

@@ -6,15 +6,15 @@ import jax
 import pytest
 from jax import export
 from jax.experimental import pallas as pl
-from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
+
+from mc_jax.device import described
 
 TRITON = export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")
 
 
 def on_a_gpu():
     """A context in which programs are made for a GPU."""
-    device = AbstractDevice("NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
-    return use_abstract_mesh(AbstractMesh((1,), ("one",), abstract_device=device))
+    return described("gpu")
 
 
 def lowered(function, *args) -> str:
