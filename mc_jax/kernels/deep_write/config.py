@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
-from mc_jax.device import vmem_room
+from mc_jax.device import vmem_limit, vmem_room
 from mc_jax.errors import InputError
 from mc_jax.kernels.tiles import LANES, round_up
 
@@ -134,7 +134,7 @@ def default_config(call: Call, chip: pltpu.TpuInfo) -> Config | None:
     As many heads as hide latencies and as many chunks as fit beside them, but more heads only
     where enough chunks still fit and every core of the chip has some.
     """
-    room = vmem_room(chip)
+    room, limit = vmem_room(chip), vmem_limit(chip)
     enough = min(-(-ENOUGH_TOKENS // call.chunk_len), call.segment_chunks)
     configs = [
         Config(heads, span)
@@ -142,13 +142,16 @@ def default_config(call: Call, chip: pltpu.TpuInfo) -> Config | None:
         for span in _divisors(call.segment_chunks)
         if heads <= MOST_HEADS
     ]
-    fitting = [c for c in configs if backward_cost(call, c).vmem_bytes <= room]
+
+    def fits(config: Config) -> bool:
+        blocks = backward_cost(call, config).vmem_bytes
+        return blocks <= room and blocks + _values_bytes(call, config) <= limit
 
     def merit(config: Config) -> tuple:
         spread = call.heads // config.heads % chip.num_cores == 0
         return config.span >= enough, spread, config.heads, config.span
 
-    return max(fitting, key=merit, default=None)
+    return max(filter(fits, configs), key=merit, default=None)
 
 
 def _divisors(value: int) -> list[int]:
@@ -204,6 +207,18 @@ def backward_cost(call: Call, config: Config) -> Cost:
     # Each product has two gradients.
     flops = 2 * call.heads * call.chunks * chunk_flops(call)
     return Cost(flops, call.heads * hbm, config.heads * vmem)
+
+
+def _values_bytes(call: Call, config: Config) -> int:
+    """VMEM of what the backward kernel has of a product between instructions, found by compiling.
+
+    What bfloat16 needs is within the room that `vmem_room` leaves. Of float32 each factor is cut
+    into three parts, and these are there for many of a chunk's products at a time.
+    """
+    if call.dtype != jnp.float32:
+        return 0
+    rows = call.head_dim * 10 + call.chunk_len * (64 if call.titans else 44)
+    return config.heads * 4 * round_up(call.hidden, LANES) * rows
 
 
 def spans(call: Call, config: Config) -> int:

@@ -96,6 +96,10 @@ def test_shapes_that_the_kernel_does_not_take():
     assert "multiple of 8" in unsupported(rule, odd, any_device=True)
     huge = dataclasses.replace(CALL, head_dim=1024, hidden=4096)
     assert "VMEM" in unsupported(rule, huge, any_device=True)
+    # Of float32 more lies between instructions.
+    float32 = dataclasses.replace(CALL, titans=False, dtype=jnp.dtype(jnp.float32))
+    large = dataclasses.replace(float32, head_dim=512, hidden=2048)
+    assert "VMEM" in unsupported(rule, large, any_device=True)
     with pytest.raises(InputError):
         Config(0, 1)
 

@@ -9,16 +9,21 @@ import pytest
 from mc_jax.kernels.deep_write.api import deep_write
 from tests.kernels.deep_write.cases import Case, arguments, rule_of
 from tests.kernels.tpu import TOPOLOGIES, compile_for, needs_libtpu
+from tests.rare import named
 
-CASES = [
-    Case("titans", "layer", "independent", 128, 64, 256, 1024, dtype=jnp.bfloat16, heads=4),
-    Case("dla", "none", "checkpoint", 96, 16, 64, 150, dtype=jnp.float32, heads=2),
-]
+CASES = {
+    "bfloat16": Case(
+        "titans", "layer", "independent", 128, 64, 256, 1024, dtype=jnp.bfloat16, heads=4
+    ),
+    "float32": Case("dla", "none", "checkpoint", 96, 16, 64, 150, dtype=jnp.float32, heads=2),
+    # What float32 has between instructions, products of three parts, is more than the blocks.
+    "float32, long chunks": Case("dla", "layer", "independent", 256, 128, 256, 512, heads=4),
+}
 
 
 @needs_libtpu
 @pytest.mark.parametrize("chip", TOPOLOGIES)
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", named(CASES, rare=("float32, long chunks",)))
 def test_forward_and_backward_compile(chip, case):
     write = functools.partial(
         deep_write,
