@@ -16,22 +16,27 @@ import jax.numpy as jnp
 from jax import lax
 
 from mc_jax.device import on_cpu
+from mc_jax.kernels.in_place import OF_ONE_CORE
 from mc_jax.memory.network import accumulator
 from mc_jax.typing import Array, Float
 
-# Most and fewest tokens of a tile: with many all cores share the work on it.
+# Most and fewest tokens of a tile: with few of few channels one core works on it, with many of many
+# all cores share the work.
 LARGEST_TILE, SMALLEST_TILE = 1024, 256
 # Fewest numbers of a call: fewer stay in the caches as they are.
 SMALLEST = 2**18
 
 
-def _tile(length: int) -> int:
-    return math.gcd(length, LARGEST_TILE)
+def tile_of(length: int, channels: int) -> int:
+    """Tokens of a tile of a sequence."""
+    alone = SMALLEST_TILE * channels <= OF_ONE_CORE
+    return math.gcd(length, SMALLEST_TILE if alone else LARGEST_TILE)
 
 
 def worth_tiling(shape: tuple[int, ...]) -> bool:
     """Whether to work on reads [batch, length, heads, head_dim] in tiles."""
-    return on_cpu() and _tile(shape[1]) >= SMALLEST_TILE and math.prod(shape) >= SMALLEST
+    whole = tile_of(shape[1], math.prod(shape[2:])) >= SMALLEST_TILE
+    return on_cpu() and whole and math.prod(shape) >= SMALLEST
 
 
 def gated_norm(
@@ -79,8 +84,8 @@ class _Place(NamedTuple):
 
 def _over_tiles(columns: Array, step: Callable[[_Place, Any], Any], state: Any) -> Any:
     """The state after a step for each tile of columns [batch, channels, length]."""
-    batch, _, length = columns.shape
-    tile = _tile(length)
+    batch, channels, length = columns.shape
+    tile = tile_of(length, channels)
     tiles = length // tile
 
     def body(index: Array, state: Any) -> Any:

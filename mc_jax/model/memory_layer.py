@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from mc_jax.caching import memory_caching
 from mc_jax.caching.context import Context
 from mc_jax.device import on_gpu
-from mc_jax.kernels.convolve import convolve, convolve_tiles, worth_tiling
+from mc_jax.kernels.convolve import convolve, convolve_tiles, worthy_tile
 from mc_jax.kernels.triton import no_triton, runs_triton
 from mc_jax.memory import DeepParams, NormParams
 from mc_jax.memory.network import accumulator
@@ -28,7 +28,7 @@ from mc_jax.model.layers import (
     projection,
     unit,
 )
-from mc_jax.model.token_blocks import BLOCK_LEN, tokens_first, tokens_last
+from mc_jax.model.token_blocks import tokens_first, tokens_last
 from mc_jax.sharding import active_mesh, spec
 from mc_jax.typing import Array, Float
 
@@ -203,8 +203,9 @@ def convolved(
             q, k = jnp.unstack(unit(qkv[:, :, :2]), axis=2)
             return q, k, qkv[:, :, 2]
         # Tokens last until the core, which has them so too.
-        if worth_tiling(projected.shape, kernel.shape[0], BLOCK_LEN):
-            made = convolve_tiles(kernel, projected, tail, NORMALISE_EPS, BLOCK_LEN)
+        tile = worthy_tile(projected.shape, kernel.shape[0])
+        if tile is not None:
+            made = convolve_tiles(kernel, projected, tail, NORMALISE_EPS, tile)
             q, k, v = map(tokens_first, made)
             return q, k, v
         qkv = tokens_last(projected, kernel.shape[0] - 1)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from mc_jax.kernels.convolve import convolve, convolve_tiles, tiled
+from mc_jax.kernels.convolve import convolve, convolve_tiles, tiled, worthy_tile
 from mc_jax.kernels.triton import no_triton, runs_triton
 from mc_jax.model import memory_layer
 from mc_jax.model.layers import NORMALISE_EPS, causal_conv, conv_rows, unit
@@ -77,7 +77,7 @@ def test_tiles_of_tokens_far_from_0():
 
 def test_the_model_takes_tiles_on_a_cpu(monkeypatch):
     kernel, x, _ = inputs(64)
-    monkeypatch.setattr(memory_layer, "BLOCK_LEN", 32)
+    monkeypatch.setattr(tiled, "LARGEST_TILE", 32)
     monkeypatch.setattr(tiled, "SMALLEST", x.size)
     used = []
     whole = memory_layer.convolve_tiles
@@ -89,6 +89,15 @@ def test_the_model_takes_tiles_on_a_cpu(monkeypatch):
     monkeypatch.setattr(tiled, "SMALLEST", 0)
     memory_layer.convolved(kernel, x[:, :33], None, None)
     assert len(used) == 1, "few tokens, or no multiple of a tile, go the other way"
+
+
+@pytest.mark.parametrize(
+    ("length", "dim", "tile"),
+    [(8192, 32, 256), (8192, 64, 128), (8192, 128, 64), (4096, 256, 256), (4112, 256, None)],
+)
+def test_a_tile_is_what_one_core_works_on(length, dim, tile):
+    """The most tokens where channels are too many for that."""
+    assert worthy_tile((2, length, 3, 4, dim // 4), width=4) == tile
 
 
 @pytest.mark.parametrize("form", ["tiles", "gpu"])

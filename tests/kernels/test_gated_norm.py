@@ -31,7 +31,7 @@ def in_tiles(y, gate, scale):
 @pytest.mark.parametrize("length", [1, 8, 24, 36])
 def test_equals_its_parts(length, dtype, monkeypatch):
     """Of one tile and of several for each sequence, values and all gradients."""
-    monkeypatch.setattr(gated_norm, "LARGEST_TILE", 8)
+    monkeypatch.setattr(gated_norm, "SMALLEST_TILE", 8)
     *args, weights = inputs(length, dtype)
 
     def run(form, args):
@@ -40,6 +40,13 @@ def test_equals_its_parts(length, dtype, monkeypatch):
 
     exact = jax.tree.map(lambda a: a.astype(jnp.float32), args)
     assert_close(run(in_tiles, args), run(by_parts, exact), TOLERANCE[dtype])
+
+
+def test_one_core_works_on_a_tile_of_few_channels():
+    """All cores on one of many."""
+    assert gated_norm.tile_of(4096, channels=128) == 256
+    assert gated_norm.tile_of(4096, channels=256) == 1024
+    assert gated_norm.tile_of(512, channels=256) == 512
 
 
 def test_reads_of_nothing_have_finite_gradients():

@@ -17,17 +17,34 @@ import jax.numpy as jnp
 from jax import lax
 
 from mc_jax.device import on_cpu
+from mc_jax.kernels.in_place import OF_ONE_CORE
 from mc_jax.memory.network import accumulator
 from mc_jax.typing import Array, Float
 
 # Fewest numbers of a call: fewer stay in the caches as they are, and all cores share each pass.
 SMALLEST = 2**19
+# Most and fewest tokens of a tile: of fewer the pieces are short where tokens lie last.
+LARGEST_TILE, SMALLEST_TILE = 256, 64
 
 
-def worth_tiling(shape: tuple[int, ...], width: int, tile: int) -> bool:
-    """Whether to convolve projected tokens of a shape in tiles, by a kernel of a width."""
-    divides = shape[1] % tile == 0 and width <= tile
-    return on_cpu() and divides and math.prod(shape) >= SMALLEST
+def worthy_tile(shape: tuple[int, ...], width: int) -> int | None:
+    """Tokens of the tiles that projected tokens [batch, length, ...] are convolved in.
+
+    None where they are not to be in tiles. A tile is what one core works on, and where the channels
+    are too many for that, what stays in the caches.
+
+    Args:
+      shape: of the projected tokens.
+      width: of the convolution's kernel.
+    """
+    length, channels = shape[1], math.prod(shape[2:])
+    tile = LARGEST_TILE
+    while tile > SMALLEST_TILE and tile * channels > OF_ONE_CORE:
+        tile //= 2
+    if tile * channels > OF_ONE_CORE:
+        tile = LARGEST_TILE
+    divides = length % tile == 0 and width <= tile
+    return tile if on_cpu() and divides and math.prod(shape) >= SMALLEST else None
 
 
 def convolve_tiles(
