@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -13,7 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-RESULTS = pathlib.Path(__file__).parent / "results"
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 # Options that do not change what is measured: how often, on how many cores, where it is kept.
 HOW = ("rounds", "budget_s", "calls", "threads", "workdir", "name", "report")
 
@@ -30,6 +32,24 @@ def parse(parser: argparse.ArgumentParser, *varied: str) -> argparse.Namespace:
     fixed = [name for name in vars(options) if name not in (*HOW, *varied)]
     options.whole = all(getattr(options, name) == parser.get_default(name) for name in fixed)
     return options
+
+
+def folder_of_this_code(folder: pathlib.Path, packages: Sequence[str]) -> pathlib.Path:
+    """A folder inside for what this code has measured, with these packages: another is never used.
+
+    Args:
+      folder: of results that a run can go on from.
+      packages: whose versions count.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(
+        path for part in ("mc_jax", "configs") for path in (ROOT / part).rglob("*.py")
+    ):
+        digest.update(file.read_bytes())
+    digest.update(str([importlib.metadata.version(package) for package in packages]).encode())
+    inside = folder / digest.hexdigest()[:12]
+    inside.mkdir(parents=True, exist_ok=True)
+    return inside
 
 
 def use_threads(threads: int) -> None:
@@ -153,7 +173,7 @@ def write_results(
     (aside if unfinished else path).write_text(json.dumps(record, indent=2) + "\n")
     if not unfinished:
         aside.unlink(missing_ok=True)
-        print(f"written: {path.relative_to(RESULTS.parent.parent)}")
+        print(f"written: {path.relative_to(ROOT)}")
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -163,11 +163,11 @@ def report(name: str) -> None:
     """Print the table and draw the picture of what was measured."""
     path = common.RESULTS / f"{name}.json"
     if not path.exists():
-        raise SystemExit(f"{path.relative_to(common.RESULTS.parent.parent)}: not measured yet")
+        raise SystemExit(f"{path.relative_to(common.ROOT)}: not measured yet")
     record = json.loads(path.read_text())
     print(f"\n{record['device']}, {record['date']}, {record['settings']}")
     table(record["rows"])
-    draw(record, common.RESULTS.parent.parent / "docs" / "images" / f"{name}.png")
+    draw(record, common.ROOT / "docs" / "images" / f"{name}.png")
 
 
 def table(rows: list[dict]) -> None:
@@ -219,7 +219,7 @@ def draw(record: dict[str, Any], path) -> None:
     axis.legend(frameon=False, fontsize=8, ncols=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
-    print(f"written: {path.relative_to(common.RESULTS.parent.parent)}")
+    print(f"written: {path.relative_to(common.ROOT)}")
 
 
 def main() -> None:

@@ -5,8 +5,8 @@
 
 Logits of 3,000 tokens, of which a prompt is cut at random places and read in pieces, and what
 follows is decoded token by token, against one forward pass over all of them: the largest
-difference over the largest logit. An hour on two cores; a combination that has been measured is
-not measured again.
+difference over the largest logit. An hour on two cores; a combination that the same code has
+measured is not measured again.
 """
 
 import argparse
@@ -98,8 +98,8 @@ def main() -> None:
     common.use_threads(args.threads or len(os.sched_getaffinity(0)))
     import jax
 
-    args.workdir.mkdir(parents=True, exist_ok=True)
-    path = args.workdir / f"{args.dtype}-{args.length}-{args.decoded}.json"
+    workdir = common.folder_of_this_code(args.workdir, PACKAGES)
+    path = workdir / f"{args.dtype}-{args.length}-{args.decoded}.json"
     found = json.loads(path.read_text()) if path.exists() else {}
     for name, changes in tqdm(cases().items(), desc=args.dtype):
         if name not in found:

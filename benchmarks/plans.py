@@ -3,8 +3,8 @@
     python -m benchmarks.plans                # everything, about an hour and a half on two cores
     python -m benchmarks.plans context        # one of paper, context, scaling
 
-Compiles whole training steps for topologies that are not here (`train.py plan`); a plan that has
-been made is not made again. Results: benchmarks/results/plans.json.
+Compiles whole training steps for topologies that are not here (`train.py plan`); a plan that the
+same code has made is not made again. Results: benchmarks/results/plans.json.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from benchmarks import common
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax")
 GROUPS = ("paper", "context", "scaling")
 MILLION = 2**20
-DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "scale.md"
+DOCUMENT = common.ROOT / "docs" / "scale.md"
 HEADER = (
     "| model | chips | length | state + temporaries, GiB | all | free | compute, s | network, s |"
 )
@@ -123,12 +123,12 @@ def main() -> None:
     unknown = set(options.groups) - set(GROUPS)
     if unknown:
         parser.error(f"found {', '.join(unknown)}; allowed: {', '.join(GROUPS)}")
-    options.workdir.mkdir(parents=True, exist_ok=True)
+    workdir = common.folder_of_this_code(options.workdir, PACKAGES)
     rows = []
     bar = tqdm([case for case in cases() if not options.groups or case.group in options.groups])
     for case in bar:
         bar.set_description(case.name)
-        file = options.workdir / (re.sub(r"[^\w.,=]+", "-", case.name) + ".json")
+        file = workdir / (re.sub(r"[^\w.,=]+", "-", case.name) + ".json")
         if not file.exists():
             file.write_text(json.dumps(make(case)))
         rows.append(json.loads(file.read_text()))

@@ -368,19 +368,19 @@ def draw(record: dict, path) -> None:
     axis.legend(frameon=False, fontsize=8, ncols=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
-    print(f"written: {path.relative_to(common.RESULTS.parent.parent)}")
+    print(f"written: {path.relative_to(common.ROOT)}")
 
 
 def report(name: str) -> None:
     """Print the tables and draw the picture of what was measured."""
     path = common.RESULTS / f"{name}.json"
     if not path.exists():
-        raise SystemExit(f"{path.relative_to(common.RESULTS.parent.parent)}: not measured yet")
+        raise SystemExit(f"{path.relative_to(common.ROOT)}: not measured yet")
     record = json.loads(path.read_text())
     print(f"\n{record['device']}, {record['date']}, {record['settings']}")
     for part in PARTS:
         table(record["rows"], part)
-    draw(record, common.RESULTS.parent.parent / "docs" / "images" / f"{name}.png")
+    draw(record, common.ROOT / "docs" / "images" / f"{name}.png")
 
 
 def main() -> None:
