@@ -35,7 +35,7 @@ def parse(parser: argparse.ArgumentParser, *varied: str) -> argparse.Namespace:
 
 
 def folder_of_this_code(folder: pathlib.Path, packages: Sequence[str]) -> pathlib.Path:
-    """A folder inside for what this code has measured, with these packages: another is never used.
+    """A folder inside for what this code has measured, with these packages; others have their own.
 
     Args:
       folder: of results that a run can go on from.
@@ -43,9 +43,9 @@ def folder_of_this_code(folder: pathlib.Path, packages: Sequence[str]) -> pathli
     """
     digest = hashlib.sha256()
     for file in sorted(
-        path for part in ("mc_jax", "configs") for path in (ROOT / part).rglob("*.py")
+        path for part in ("mc_jax", "configs", "benchmarks") for path in (ROOT / part).rglob("*.py")
     ):
-        digest.update(file.read_bytes())
+        digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes() + b"\0")
     digest.update(str([importlib.metadata.version(package) for package in packages]).encode())
     inside = folder / digest.hexdigest()[:12]
     inside.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,8 @@
 
     pip install -r benchmarks/requirements.txt
     python -m benchmarks.vs_peers
-    python -m benchmarks.vs_peers --length 4096 --rules linear --name vs_peers_4096
+    python -m benchmarks.vs_peers --peers memory-caching --rules linear --length 4096 \\
+        --rounds 3 --budget_s 150 --name vs_peers_4096
 
 Forward and backward of one layer in float32, beside memory-caching with caching (GRM, context
 gate), beside titans-pytorch, which caches nothing, without (titans, none): input and output
@@ -163,7 +164,7 @@ def main() -> None:
     rows = []
     for layer in layers:
         rows.append(compare(args, *layer))
-        print(f"{', '.join(layer)}: {rows[-1]['ratio']:.0f} times", flush=True)
+        print(f"{', '.join(layer)}: {rows[-1]['ratio']:.1f} times", flush=True)
 
     def speed(row: dict) -> str:
         low, mid, high = (tokens / row[key] for key in ("max_s", "median_s", "min_s"))

@@ -9,13 +9,14 @@ from jax.sharding import AbstractDevice, AbstractMesh, get_abstract_mesh, use_ab
 from mc_jax.errors import InputError
 
 LEAST_VMEM = 32 * 2**20
-# As JAX describes them. Of an NVIDIA GPU without a number, the oldest that kernels run on.
+# As JAX describes them; of a GPU no more is known than of the one that is here, if one is.
 DESCRIBED = {
     "v4": AbstractDevice("TPU v4", num_cores=1, platform="tpu"),
     "v5e": AbstractDevice("TPU v5 lite", num_cores=1, platform="tpu"),
     "v5p": AbstractDevice("TPU v5", num_cores=2, platform="tpu"),
     "v6e": AbstractDevice("TPU v6 lite", num_cores=1, platform="tpu"),
     "gpu": AbstractDevice("NVIDIA GPU", num_cores=None, platform="gpu"),
+    "cpu": AbstractDevice("cpu", num_cores=None, platform="cpu"),
 }
 
 

@@ -65,7 +65,7 @@ def explain(
       mem_norm: norm of an MLP memory.
       activation: activation of an MLP memory.
       dtype: type of queries, keys and values.
-      device: v4 | v5e | v5p | v6e | gpu, which need not be here; None for the one that is.
+      device: v4 | v5e | v5p | v6e | gpu | cpu, which need not be here; None for the one that is.
 
     Raises:
       InputError: an option that is not allowed.

@@ -20,8 +20,8 @@ from mc_jax.kernels.in_place import OF_ONE_CORE
 from mc_jax.memory.network import accumulator
 from mc_jax.typing import Array, Float
 
-# Most and fewest tokens of a tile: with few of few channels one core works on it, with many of many
-# all cores share the work.
+# Most and fewest tokens of a tile. One core works on the fewest where channels are few; else all
+# cores share the work on the most.
 LARGEST_TILE, SMALLEST_TILE = 1024, 256
 # Fewest numbers of a call: fewer stay in the caches as they are.
 SMALLEST = 2**18

@@ -17,7 +17,7 @@ from mc_jax.typing import Array
 
 # Tokens of a tile on a CPU, where it then stays in the cache; elsewhere one tile has all.
 TILE = 256
-# Most numbers of a tile, found by measuring, that XLA leaves to one core of a CPU. With more they
+# Most numbers of a tile, measured on two cores, that XLA leaves to one of a CPU. With more they
 # share each operation, one takes from another's cache what that has just made, and together they
 # need twice the time that one needs alone.
 OF_ONE_CORE = 2**15

@@ -1,5 +1,7 @@
 """Which kernels a call runs on, and what is said of it."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,8 +41,14 @@ def test_explain_says_what_runs_and_what_it_costs():
     assert "xla, since MLP memories of logarithmic segments" in text
     with pytest.raises(InputError, match="mem_norm"):
         mc_jax.explain(512, rule="dla", heads=2, head_dim=64, mem_norm="batch")
-    with pytest.raises(InputError, match="found 'v1', allowed: v4 | v5e | v5p | v6e | gpu"):
+    with pytest.raises(InputError, match=re.escape("'v1'; allowed: v4 | v5e | v5p | v6e | gpu")):
         mc_jax.explain(512, heads=2, head_dim=64, device="v1")
+
+
+def test_explain_for_a_cpu_on_any_device():
+    with described("v5e"):
+        text = mc_jax.explain(16384, heads=8, head_dim=128, device="cpu")
+    assert "write  linear, independent: xla" in text and "read   grm: xla" in text
 
 
 @needs_libtpu

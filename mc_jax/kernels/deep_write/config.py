@@ -210,15 +210,22 @@ def backward_cost(call: Call, config: Config) -> Cost:
 
 
 def _values_bytes(call: Call, config: Config) -> int:
-    """VMEM of what the backward kernel has of a product between instructions, found by compiling.
+    """VMEM of the backward kernel's temporaries and spilled registers, found by compiling.
 
-    What bfloat16 needs is within the room that `vmem_room` leaves. Of float32 each factor is cut
-    into three parts, and these are there for many of a chunk's products at a time.
+    So many times the numbers of a matrix, of a chunk's tokens and their hidden layer, and of the
+    pairs of its tokens. Of float32 each factor of a product is cut into three parts, and those of
+    many of a chunk's products are there at a time.
     """
-    if call.dtype != jnp.float32:
-        return 0
-    rows = call.head_dim * 10 + call.chunk_len * (64 if call.titans else 44)
-    return config.heads * 4 * round_up(call.hidden, LANES) * rows
+    if call.dtype == jnp.float32:
+        matrices, rows, pairs = (10, 52, 0) if call.titans else (11, 36, 0)
+    else:
+        matrices, rows, pairs = 0, 12, 12
+    hidden, head_dim, chunk = (
+        round_up(x, LANES) for x in (call.hidden, call.head_dim, call.chunk_len)
+    )
+    numbers = matrices * call.head_dim * hidden
+    numbers += call.chunk_len * (rows * (hidden + head_dim) + pairs * chunk)
+    return config.heads * 4 * numbers
 
 
 def spans(call: Call, config: Config) -> int:

@@ -16,14 +16,18 @@ CASES = {
         "titans", "layer", "independent", 128, 64, 256, 1024, dtype=jnp.bfloat16, heads=4
     ),
     "float32": Case("dla", "none", "checkpoint", 96, 16, 64, 150, dtype=jnp.float32, heads=2),
-    # What float32 has between instructions, products of three parts, is more than the blocks.
+    # What lies between instructions is as much as the blocks; of float32, products of three parts.
+    "bfloat16, long chunks": Case(
+        "titans", "layer", "independent", 128, 128, 512, 1024, dtype=jnp.bfloat16, heads=8
+    ),
     "float32, long chunks": Case("dla", "layer", "independent", 256, 128, 256, 512, heads=4),
 }
+RARE = ("bfloat16, long chunks", "float32, long chunks")
 
 
 @needs_libtpu
 @pytest.mark.parametrize("chip", TOPOLOGIES)
-@pytest.mark.parametrize("case", named(CASES, rare=("float32, long chunks",)))
+@pytest.mark.parametrize("case", named(CASES, rare=RARE))
 def test_forward_and_backward_compile(chip, case):
     write = functools.partial(
         deep_write,
