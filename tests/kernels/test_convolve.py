@@ -77,7 +77,7 @@ def test_tiles_of_tokens_far_from_0():
 
 def test_the_model_takes_tiles_on_a_cpu(monkeypatch):
     kernel, x, _ = inputs(64)
-    monkeypatch.setattr(tiled, "LARGEST_TILE", 32)
+    monkeypatch.setattr(tiled, "TILES", (32,))
     monkeypatch.setattr(tiled, "SMALLEST", x.size)
     used = []
     whole = memory_layer.convolve_tiles

@@ -23,8 +23,8 @@ from mc_jax.typing import Array, Float
 
 # Fewest numbers of a call: fewer stay in the caches as they are, and all cores share each pass.
 SMALLEST = 2**19
-# Most and fewest tokens of a tile: of fewer the pieces are short where tokens lie last.
-LARGEST_TILE, SMALLEST_TILE = 256, 64
+# Tokens of a tile, the best first: of fewer the pieces are short where tokens lie last.
+TILES = (256, 128, 64)
 
 
 def worthy_tile(shape: tuple[int, ...], width: int) -> int | None:
@@ -38,11 +38,7 @@ def worthy_tile(shape: tuple[int, ...], width: int) -> int | None:
       width: of the convolution's kernel.
     """
     length, channels = shape[1], math.prod(shape[2:])
-    tile = LARGEST_TILE
-    while tile > SMALLEST_TILE and tile * channels > OF_ONE_CORE:
-        tile //= 2
-    if tile * channels > OF_ONE_CORE:
-        tile = LARGEST_TILE
+    tile = next((tile for tile in TILES if tile * channels <= OF_ONE_CORE), TILES[0])
     divides = length % tile == 0 and width <= tile
     return tile if on_cpu() and divides and math.prod(shape) >= SMALLEST else None
 
