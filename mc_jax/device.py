@@ -15,6 +15,7 @@ DESCRIBED = {
     "v5e": AbstractDevice("TPU v5 lite", num_cores=1, platform="tpu"),
     "v5p": AbstractDevice("TPU v5", num_cores=2, platform="tpu"),
     "v6e": AbstractDevice("TPU v6 lite", num_cores=1, platform="tpu"),
+    "tpu7x": AbstractDevice("TPU7x", num_cores=1, platform="tpu"),
     "gpu": AbstractDevice("NVIDIA GPU", num_cores=None, platform="gpu"),
     "cpu": AbstractDevice("cpu", num_cores=None, platform="cpu"),
 }

@@ -65,7 +65,8 @@ def explain(
       mem_norm: norm of an MLP memory.
       activation: activation of an MLP memory.
       dtype: type of queries, keys and values.
-      device: v4 | v5e | v5p | v6e | gpu | cpu, which need not be here; None for the one that is.
+      device: v4 | v5e | v5p | v6e | tpu7x | gpu | cpu, which need not be here; None for the one
+        that is.
 
     Raises:
       InputError: an option that is not allowed.

@@ -17,7 +17,7 @@ from mc_jax.caching.options import Options
 from mc_jax.device import DESCRIBED, described
 from tests.caching.cases import Case, call, cast, make_inputs
 from tests.kernels.gpu import on_a_gpu
-from tests.kernels.tpu import OLDER, TOPOLOGIES, device, needs_libtpu
+from tests.kernels.tpu import OTHERS, TOPOLOGIES, device, needs_libtpu
 
 F32 = jnp.dtype(jnp.float32)
 LINEAR, SWLA = memory.get_rule("linear"), memory.get_rule("swla")
@@ -41,7 +41,7 @@ def test_explain_says_what_runs_and_what_it_costs():
     assert "xla, since MLP memories of logarithmic segments" in text
     with pytest.raises(InputError, match="mem_norm"):
         mc_jax.explain(512, rule="dla", heads=2, head_dim=64, mem_norm="batch")
-    with pytest.raises(InputError, match=re.escape("'v1'; allowed: v4 | v5e | v5p | v6e | gpu")):
+    with pytest.raises(InputError, match=re.escape("'v1'; allowed: v4 | v5e | v5p | v6e | tpu7x")):
         mc_jax.explain(512, heads=2, head_dim=64, device="v1")
 
 
@@ -52,7 +52,7 @@ def test_explain_for_a_cpu_on_any_device():
 
 
 @needs_libtpu
-@pytest.mark.parametrize("chip", [*TOPOLOGIES, *OLDER])
+@pytest.mark.parametrize("chip", [*TOPOLOGIES, *OTHERS])
 def test_chips_are_described_as_the_compiler_does(chip):
     mesh = Mesh(np.array([device(chip)]), ("x",))
     assert DESCRIBED[chip] == mesh.abstract_mesh.abstract_device

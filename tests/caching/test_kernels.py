@@ -116,6 +116,7 @@ def test_without_a_tpu_the_kernels_are_refused():
 
 
 @needs_libtpu
+@pytest.mark.parametrize("chip", ["v5e", "tpu7x"])
 @pytest.mark.parametrize(
     ("case", "kernels"),
     [
@@ -138,12 +139,12 @@ def test_without_a_tpu_the_kernels_are_refused():
     ],
     ids=str,
 )
-def test_on_a_tpu_kernels_are_the_default(case, kernels):
+def test_on_a_tpu_kernels_are_the_default(case, kernels, chip):
     inputs = cast(make_inputs(case, 512, dim=128, hidden=256), jnp.float32)
     inputs |= {name: inputs[name].astype(jnp.bfloat16) for name in ("q", "k", "v", "u")}
 
     def loss(inputs):
         return jnp.sum(call(case, inputs)[0].astype(jnp.float32))
 
-    program = compile_for("v5e", jax.grad(loss), inputs).as_text()
+    program = compile_for(chip, jax.grad(loss), inputs).as_text()
     assert not [name for name in kernels if name not in program]

@@ -14,8 +14,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tests.rare import param
 
 TOPOLOGIES = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
-# An older one, with a quarter of their VMEM or less.
-OLDER = {"v4": "v4:2x2x1"}
+# An older one, with a quarter of their VMEM or less, and a newer one, for which fewer are compiled.
+OTHERS = {"v4": "v4:2x2x1", "tpu7x": "tpu7x:2x2x1"}
 
 # There requirements-dev.txt brings it, so that these tests run or fail.
 HAS_LIBTPU = sys.platform == "linux" and platform.machine() == "x86_64"
@@ -47,7 +47,7 @@ def devices(chip: str):
 
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    name = (TOPOLOGIES | OLDER)[chip]
+    name = (TOPOLOGIES | OTHERS)[chip]
     return topologies.get_topology_desc(platform="tpu", topology_name=name).devices
 
 
