@@ -155,26 +155,38 @@ def _backward(static: tuple[int, float], saved: tuple, cotangents: list[Array]) 
     kernel, x, tail = saved
     heads, steps = static[0], tail.shape[1]
 
-    def tile(state: tuple[Array, Array], inputs: tuple) -> tuple[tuple, tuple]:
-        of_kernel, of_next = state
-        x, before, is_last, *cotangents = inputs
+    batch, tiles = x.shape[:2]
+    all_x, all_before = _over_tiles(x), _over_tiles(_before(x, tail))
+
+    def tile(done: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
+        of_kernel, of_next, all_first, all_rows = state
+        index = batch * tiles - 1 - done
+        x, before, of_y = (
+            lax.dynamic_index_in_dim(x, index, 0, keepdims=False)
+            for x in (all_x, all_before, all_rows)
+        )
         z, below, length = _pass(static, kernel, x, before)
-        of_y = jnp.concatenate(cotangents).T.astype(kernel.dtype)
         # Of a vector at length 1, what lies along it has no gradient.
-        gate, gated = 1 / below, of_y / below
+        gate, gated = 1 / below, of_y.astype(kernel.dtype) / below
         along = jnp.where(_normed(heads), _by_head(z * gated, heads) / length**2, 0)
         across = _heads(gated, heads) - _heads(z * gate**2, heads) * along
         of_z = (across * _heads(1 + z * (1 - gate), heads) / length).reshape(z.shape)
-        rows = jnp.concatenate([of_z, jnp.where(is_last, 0, of_next)])
-        of_x, of_taps = _of_read(kernel, x, rows)
+        is_last = index % tiles == tiles - 1
+        readers = jnp.concatenate([of_z, jnp.where(is_last, 0, of_next)])
+        of_x, of_taps = _of_read(kernel, x, readers)
         first = of_z[:steps]
-        return (of_kernel + of_taps, first), (of_x, first)
+        all_first, all_rows = (
+            lax.dynamic_update_index_in_dim(all_tiles, one, index, 0)
+            for all_tiles, one in ((all_first, first), (all_rows, of_x))
+        )
+        return of_kernel + of_taps, first, all_first, all_rows
 
-    batch, tiles = x.shape[:2]
-    is_last = jnp.tile(jnp.arange(tiles) == tiles - 1, batch)
-    inputs = _over_tiles(x), _over_tiles(_before(x, tail)), is_last, *cotangents
-    start = jnp.zeros_like(kernel), jnp.zeros((steps, x.shape[-1]), kernel.dtype)
-    (of_kernel, _), (of_x, first) = lax.scan(tile, start, inputs, reverse=True)
+    # Side by side as rows, all at once: cutting the tiles takes a pass over them in any case. The
+    # tokens' gradients take their place, tile by tile, the last first.
+    of_y = jnp.concatenate([jnp.swapaxes(x, 1, 2) for x in cotangents], 2)
+    none = jnp.zeros((batch * tiles, steps, x.shape[-1]), kernel.dtype)
+    start = jnp.zeros_like(kernel), none[0], none, of_y
+    of_kernel, _, first, of_x = lax.fori_loop(0, batch * tiles, tile, start)
     # A token before the first is read by the first ones.
     padded = jnp.pad(first.reshape(batch, tiles, steps, -1)[:, 0], ((0, 0), (steps, 0), (0, 0)))
     of_tail, of_taps = jax.vmap(functools.partial(_of_read, kernel))(tail, padded)
