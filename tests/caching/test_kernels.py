@@ -9,6 +9,7 @@ from tests.caching.cases import Case, call, cast, cut, make_inputs
 from tests.compiling import quick_jit
 from tests.kernels.reads import assert_close
 from tests.kernels.tpu import compile_for, needs_libtpu
+from tests.rare import param
 
 LENGTH, DIM = 100, 16
 CASES = [
@@ -54,7 +55,9 @@ def inputs_of(case):
     return cast(make_inputs(case, length, dim=DIM, hidden=2 * DIM), jnp.float32)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(
+    "case", [param(case, rare=case == CASES[-1], id=str(case)) for case in CASES]
+)
 def test_outputs_cache_and_gradients(case):
     def run(implementation):
         def outputs(inputs):
@@ -116,7 +119,7 @@ def test_without_a_tpu_the_kernels_are_refused():
 
 
 @needs_libtpu
-@pytest.mark.parametrize("chip", ["v5e", "tpu7x"])
+@pytest.mark.parametrize("chip", ["v5e", param("tpu7x", rare=True)])
 @pytest.mark.parametrize(
     ("case", "kernels"),
     [

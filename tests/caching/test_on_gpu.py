@@ -1,5 +1,7 @@
 """The core as a GPU runs it: its kernels step by step, and all chunks of a matrix at once."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -11,6 +13,7 @@ from mc_jax.memory.network import narrow_matmul
 from mc_jax.memory.scan import decayed_sums
 from tests.kernels.gpu import imitated_gpu, lowered, on_a_gpu  # noqa: F401
 from tests.kernels.reads import assert_close
+from tests.rare import param
 
 OPTIONS = {
     "base": {"aggregation": "none"},
@@ -39,12 +42,17 @@ def on_gpu_and_here(run, args, gpu):
     return there, here
 
 
-@pytest.mark.parametrize("rule", ["linear", "swla"])
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_float32_is_the_same_as_elsewhere(options, rule, imitated_gpu):  # noqa: F811
+@pytest.mark.parametrize(
+    ("rule", "name"),
+    [
+        param(rule, name, rare=rule == "swla" and name not in ("ssc", "chunks of a segment"))
+        for rule, name in itertools.product(("linear", "swla"), OPTIONS)
+    ],
+)
+def test_float32_is_the_same_as_elsewhere(rule, name, imitated_gpu):  # noqa: F811
     """Outputs, the cache and all gradients; no kernel takes float32."""
     args = inputs(150, rule)
-    settings = {"segment_len": 32, "chunk_len": 16} | options
+    settings = {"segment_len": 32, "chunk_len": 16} | OPTIONS[name]
 
     def run(*args):
         def loss(*args):

@@ -130,7 +130,7 @@ def growth(case, implementation="chunked"):
         ("titans", "ssc", "independent"),
         param("titans", "ssc", "checkpoint", rare=True),
         param("dla", "grm", "checkpoint", rare=True),
-        ("dla", "soup", "independent"),
+        param("dla", "soup", "independent", rare=True),
     ],
 )
 def test_training_keeps_no_memory_per_token(rule, aggregation, write_mode):

@@ -63,7 +63,7 @@ def test_a_plan_adds_up():
 def test_what_does_not_fit_says_what_to_change(capsys, tmp_path):
     overrides = (
         *("--config.model.dim=8192", "--config.model.num_heads=64", "--config.model.mlp_dim=32768"),
-        *("--config.model.num_layers=8", "--config.data.length=1024", "--config.mesh.data=4"),
+        *("--config.model.num_layers=2", "--config.data.length=1024", "--config.mesh.data=4"),
         *("--config.model.memory.segment_len=128", "--config.model.memory.chunk_len=64"),
     )
     command = ["--config=configs/tiny.py:mqar", "--topology=v5e:2x2", *overrides]
