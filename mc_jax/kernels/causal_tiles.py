@@ -71,7 +71,9 @@ def sum_over_memories(
     """
     tokens = x.shape[1]
     longest = (longest_on_cpu or LONGEST_ON_CPU) if on_cpu() else tokens
-    tile = min(tokens, max(SHORTEST, min(longest, -(-tokens // TILES))))
+    # Of what tokens far from the first read, as much more is of memories that all of them see.
+    before = first_segment * segment_len if isinstance(first_segment, int) else 0
+    tile = min(tokens, max(SHORTEST, min(longest, -(-(2 * before + tokens) // TILES))))
     missing = -tokens % tile
     if missing:
         gate, x = (jnp.pad(a, ((0, 0), (0, missing))) for a in (gate, x))

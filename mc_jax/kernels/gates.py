@@ -31,6 +31,10 @@ class Router(NamedTuple):
     online: Float[Array, " tokens"]
     descriptors: Float[Array, "memories head_dim"]
 
+    def cut(self, tokens: slice, memories: int) -> "Router":
+        """For some tokens and the first memories."""
+        return Router(self.u[:, tokens], self.online[tokens], self.descriptors[:memories])
+
 
 class Scores(NamedTuple):
     """Logits that come from elsewhere, as those by position do.
@@ -42,6 +46,10 @@ class Scores(NamedTuple):
 
     online: Float[Array, " tokens"]
     cached: Float[Array, "memories tokens"]
+
+    def cut(self, tokens: slice, memories: int) -> "Scores":
+        """For some tokens and the first memories."""
+        return Scores(self.online[tokens], self.cached[:memories, tokens])
 
 
 def check_router(

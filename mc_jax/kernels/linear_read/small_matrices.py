@@ -16,14 +16,11 @@ from jax import lax
 
 from mc_jax.device import on_cpu
 from mc_jax.kernels.causal_tiles import sum_over_memories
-from mc_jax.kernels.linear_read.one_matrix import pull_matrix, read_matrix
+from mc_jax.kernels.linear_read.one_matrix import read_matrix
 from mc_jax.typing import Array, Float
 
 # Most numbers in the matrices of a tile's tokens, measured: they stay in the cache.
 TILE_NUMBERS = 2**17
-# Runs of tiles that read the same memories, those that the run's last token sees, and the fewest
-# tiles of one: a loop over them uses the same memory again, which is faster than none.
-RUNS, SHORTEST_RUN = 4, 2
 # Wider matrices gain nothing: for each number of z_t there is little work in the products.
 WIDEST = 32
 
@@ -39,29 +36,36 @@ def worth_it(memories: int, shape: tuple[int, ...], dtype: jnp.dtype) -> bool:
     return on_cpu() and max(shape) <= min(WIDEST, memories) and jnp.finfo(dtype).bits >= 32
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def read_small_matrices(
     weights: Float[Array, "memories out in"],
     gate: Float[Array, "memories tokens"],
     q: Float[Array, "in tokens"],
     segment_len: int,
+    first_segment: int,
 ) -> Float[Array, "out tokens"]:
-    """`sum_i gate_i W_i q`, for a sequence that starts here.
+    """`sum_i gate_i W_i q`, for tokens of which the last sees all memories.
 
     Args:
       weights: matrices, all of which are there.
       gate: weights of their outputs, 0 where a token does not see them.
       q: queries.
       segment_len: tokens of a segment.
+      first_segment: segment of the first token.
     """
-    return sum_over_memories(read_matrix, weights, gate, q, segment_len, 0, pull_matrix)
+    return sum_over_memories(read_matrix, weights, gate, q, segment_len, first_segment)
 
 
-def _forward(weights: Array, gate: Array, q: Array, segment_len: int) -> tuple[Array, tuple]:
-    return read_small_matrices(weights, gate, q, segment_len), (weights, gate, q)
+def _forward(
+    weights: Array, gate: Array, q: Array, segment_len: int, first_segment: int
+) -> tuple[Array, tuple]:
+    y = read_small_matrices(weights, gate, q, segment_len, first_segment)
+    return y, (weights, gate, q)
 
 
-def _backward(segment_len: int, saved: tuple, dy: Array) -> tuple[Array, Array, Array]:
+def _backward(
+    segment_len: int, first_segment: int, saved: tuple, dy: Array
+) -> tuple[Array, Array, Array]:
     weights, *arrays = saved
     (memories, out, width), tokens = weights.shape, dy.shape[1]
     tiles = -(-tokens // max(1, TILE_NUMBERS // (out * width)))
@@ -69,13 +73,8 @@ def _backward(segment_len: int, saved: tuple, dy: Array) -> tuple[Array, Array, 
     gate, q, dy = (jnp.pad(x, ((0, 0), (0, tiles * tile - tokens))) for x in (*arrays, dy))
     rows = weights.reshape(memories, -1).astype(q.dtype)
     gradients: tuple = tuple(map(jnp.zeros_like, (rows, gate, q)))
-    run = max(SHORTEST_RUN, -(-tiles // RUNS))
-    for first in range(0, tiles, run):
-        after = min(first + run, tiles)
-        seen = min(memories, (min(after * tile, tokens) - 1) // segment_len)
-        add = functools.partial(_add_tile, rows[:seen], gate, q, dy, tile)
-        gradients = lax.fori_loop(first, after, add, gradients)
-    of_rows, of_gate, of_q = gradients
+    add = functools.partial(_add_tile, rows, gate, q, dy, tile)
+    of_rows, of_gate, of_q = lax.fori_loop(0, tiles, add, gradients)
     of_weights = of_rows.reshape(weights.shape).astype(weights.dtype)
     return of_weights, of_gate[:, :tokens], of_q[:, :tokens]
 
@@ -88,17 +87,14 @@ def _add_tile(
 ) -> tuple[Array, Array, Array]:
     """Add what a tile makes of gradients of matrices [memories, out * in], gates and queries."""
     of_rows, of_gate, of_q = gradients
-    at, seen = index * tile, rows.shape[0]
-    gates, inputs, of_y = (
-        lax.dynamic_slice(x, (0, at), (count, tile))
-        for x, count in ((gate, seen), (q, q.shape[0]), (dy, dy.shape[0]))
-    )
+    at = index * tile
+    gates, inputs, of_y = (lax.dynamic_slice_in_dim(x, at, tile, 1) for x in (gate, q, dy))
     outputs = jnp.repeat(of_y, inputs.shape[0], 0)
     z = outputs * jnp.tile(inputs, (of_y.shape[0], 1))
     down = (rows.T @ gates) * outputs
     return (
-        of_rows.at[:seen].add(gates @ z.T),
-        lax.dynamic_update_slice(of_gate, rows @ z, (0, at)),
+        of_rows + gates @ z.T,
+        lax.dynamic_update_slice_in_dim(of_gate, rows @ z, at, 1),
         lax.dynamic_update_slice_in_dim(of_q, _sum_outputs(down, inputs), at, 1),
     )
 
