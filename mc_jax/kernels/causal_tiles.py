@@ -71,7 +71,7 @@ def sum_over_memories(
     """
     tokens = x.shape[1]
     longest = (longest_on_cpu or LONGEST_ON_CPU) if on_cpu() else tokens
-    # Of what tokens far from the first read, as much more is of memories that all of them see.
+    # Tokens that come later read more memories that all of a tile see: it may be longer.
     before = first_segment * segment_len if isinstance(first_segment, int) else 0
     tile = min(tokens, max(SHORTEST, min(longest, -(-(2 * before + tokens) // TILES))))
     missing = -tokens % tile

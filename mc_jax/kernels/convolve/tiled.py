@@ -159,8 +159,9 @@ def _backward(static: tuple[int, float], saved: tuple, cotangents: list[Array]) 
     all_x, all_before = _over_tiles(x), _over_tiles(_before(x, tail))
 
     def tile(done: Array, state: tuple[Array, ...]) -> tuple[Array, ...]:
-        of_kernel, of_next, all_first, all_rows = state
+        of_kernel, of_first, all_rows = state
         index = batch * tiles - 1 - done
+        sequence = index // tiles
         x, before, of_y = (
             lax.dynamic_index_in_dim(x, index, 0, keepdims=False)
             for x in (all_x, all_before, all_rows)
@@ -171,24 +172,22 @@ def _backward(static: tuple[int, float], saved: tuple, cotangents: list[Array]) 
         along = jnp.where(_normed(heads), _by_head(z * gated, heads) / length**2, 0)
         across = _heads(gated, heads) - _heads(z * gate**2, heads) * along
         of_z = (across * _heads(1 + z * (1 - gate), heads) / length).reshape(z.shape)
-        is_last = index % tiles == tiles - 1
-        readers = jnp.concatenate([of_z, jnp.where(is_last, 0, of_next)])
-        of_x, of_taps = _of_read(kernel, x, readers)
-        first = of_z[:steps]
-        all_first, all_rows = (
-            lax.dynamic_update_index_in_dim(all_tiles, one, index, 0)
-            for all_tiles, one in ((all_first, first), (all_rows, of_x))
+        of_x, of_taps = _of_read(kernel, x, jnp.concatenate([of_z, of_first[sequence]]))
+        return (
+            of_kernel + of_taps,
+            lax.dynamic_update_index_in_dim(of_first, of_z[:steps], sequence, 0),
+            lax.dynamic_update_index_in_dim(all_rows, of_x, index, 0),
         )
-        return of_kernel + of_taps, first, all_first, all_rows
 
     # Side by side as rows, all at once: cutting the tiles takes a pass over them in any case. The
     # tokens' gradients take their place, tile by tile, the last first.
     of_y = jnp.concatenate([jnp.swapaxes(x, 1, 2) for x in cotangents], 2)
-    none = jnp.zeros((batch * tiles, steps, x.shape[-1]), kernel.dtype)
-    start = jnp.zeros_like(kernel), none[0], none, of_y
-    of_kernel, _, first, of_x = lax.fori_loop(0, batch * tiles, tile, start)
+    # Of each sequence's tile that was the last to be done, for the one before it.
+    of_first = jnp.zeros((batch, steps, x.shape[-1]), kernel.dtype)
+    start = jnp.zeros_like(kernel), of_first, of_y
+    of_kernel, of_first, of_x = lax.fori_loop(0, batch * tiles, tile, start)
     # A token before the first is read by the first ones.
-    padded = jnp.pad(first.reshape(batch, tiles, steps, -1)[:, 0], ((0, 0), (steps, 0), (0, 0)))
+    padded = jnp.pad(of_first, ((0, 0), (steps, 0), (0, 0)))
     of_tail, of_taps = jax.vmap(functools.partial(_of_read, kernel))(tail, padded)
     return of_kernel + jnp.sum(of_taps, 0), of_x.reshape(x.shape), of_tail
 
